@@ -1,0 +1,195 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::units::{self, CpuList, SourceRange, Url};
+
+/// Load generator for WebSocket push servers.
+///
+/// Exit code: 0 if all went well, 1 if anything was lost or failed, 2 for bad arguments.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The modes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// One publisher, N subscribers: deliveries a second, latency, CPU per delivery.
+    Fanout(FanoutArguments),
+    /// Handshakes a second and their latency.
+    Connect(ConnectArguments),
+    /// Memory per connection, and CPU of a server with nothing to do but keepalive.
+    Idle(IdleArguments),
+    /// Round trips a second and their latency, one message in flight on each connection.
+    Echo(EchoArguments),
+    /// Markdown tables from JSON results.
+    Report(ReportArguments),
+}
+
+/// Whether to draw a progress bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressChoice {
+    /// On a terminal.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// Flags of every measuring mode.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Where to connect, ws://HOST:PORT/PATH
+    #[arg(long)]
+    pub(crate) url: Url,
+    /// Connections to open
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
+    pub(crate) connections: usize,
+    /// CPUs to run on, one pinned thread on each, e.g. 0-3,8; one unpinned thread without it
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpus: Option<CpuList>,
+    /// Length of the measurement (units ms s m h)
+    #[arg(long, value_name = "DUR", value_parser = units::duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Payload of each message, at least 24 B (units B KiB MiB)
+    #[arg(long, value_name = "SIZE", default_value = "64B", value_parser = units::size)]
+    pub(crate) payload: usize,
+    /// Give up when nothing arrives for this long
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration)]
+    pub(crate) timeout: Duration,
+    /// Handshakes in progress at once
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    pub(crate) handshakes: usize,
+    /// Server process whose CPU and memory to measure
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Local IPv4 addresses to connect from; on loopback chosen by itself
+    #[arg(long, value_name = "A-B")]
+    pub(crate) source_ips: Option<SourceRange>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Note to keep with the result, e.g. server=floor (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Progress bar
+    #[arg(long, value_enum, default_value_t = ProgressChoice::Auto)]
+    pub(crate) progress: ProgressChoice,
+}
+
+/// Flags of `fanout`.
+#[derive(Debug, Args)]
+pub(crate) struct FanoutArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Open loop: messages a second on a fixed schedule; latency counts from the scheduled time
+    #[arg(long, value_name = "R", conflicts_with_all = ["window", "rounds"], required_unless_present = "window")]
+    pub(crate) rate: Option<f64>,
+    /// Closed loop: messages in flight; one is complete when every receiver has it
+    #[arg(long, value_name = "W", value_parser = at_least_one)]
+    pub(crate) window: Option<usize>,
+    /// Closed loop: messages in all
+    #[arg(long, value_name = "K", requires = "window", value_parser = at_least_one)]
+    pub(crate) rounds: Option<usize>,
+    /// Messages before the measurement [default: 100, or 10 windows]
+    #[arg(long, value_name = "N")]
+    pub(crate) warmup: Option<usize>,
+    /// Where the publisher connects if not to --url; what it receives there is counted but not expected
+    #[arg(long, value_name = "URL")]
+    pub(crate) publish_url: Option<Url>,
+}
+
+/// Flags of `connect`.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Handshakes a second on a fixed schedule; as fast as --handshakes allows without it
+    #[arg(long, value_name = "R")]
+    pub(crate) rate: Option<f64>,
+}
+
+/// Flags of `idle`.
+#[derive(Debug, Args)]
+pub(crate) struct IdleArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Time between the last handshake and the measurement
+    #[arg(long, value_name = "DUR", default_value = "2s", value_parser = units::duration)]
+    pub(crate) settle: Duration,
+}
+
+/// Flags of `echo`.
+#[derive(Debug, Args)]
+pub(crate) struct EchoArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Round trips on each connection [default: as many as --duration allows]
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    pub(crate) rounds: Option<usize>,
+    /// Round trips on each connection before the measurement
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) warmup: usize,
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Results written by --json
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Server (label `server`) that ratios refer to
+    #[arg(long, value_name = "NAME", default_value = "floor")]
+    pub(crate) baseline: String,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 && number < u32::MAX as usize => Ok(number),
+        _ => Err("expected a whole number from 1".into()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn refused(line: &str) -> String {
+        Arguments::try_parse_from(line.split_whitespace())
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_name_flag_value_and_what_is_accepted() {
+        let text = refused("loadgen echo --url ws://127.0.0.1:9/ --duration 10");
+        assert!(
+            text.contains("--duration") && text.contains("'10'") && text.contains("ms, s, m or h"),
+            "{text}"
+        );
+        assert!(refused("loadgen echo --url http://a/").contains("ws://HOST:PORT/PATH"));
+        assert!(refused("loadgen fanout --url ws://127.0.0.1:9/").contains("--rate"));
+        assert!(
+            refused("loadgen fanout --url ws://127.0.0.1:9/ --rate 1 --window 1").contains("cannot be used")
+        );
+        assert!(refused("loadgen idle --url ws://127.0.0.1:9/ --connections 0").contains("from 1"));
+    }
+}

@@ -1,0 +1,255 @@
+//! The result of a run: what every mode reports, as JSON (`schema.json`) and as the text block at the end.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::conductor::{Outcome, Stage};
+use crate::host::{self, Host};
+use crate::latency::{Latency, Summary};
+use crate::links::Faults;
+use crate::process::{CpuUse, Observation};
+use crate::settings::Settings;
+
+/// Raised when a reader of older documents would misread a newer one.
+const SCHEMA_VERSION: u32 = 1;
+
+/// What was sent, and what became of it, in the measured part; losses and disorder in the whole run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Counts {
+    /// Messages, handshakes or round trips that were begun.
+    pub(crate) sent: u64,
+    /// Deliveries that should have come of it.
+    pub(crate) expected: u64,
+    pub(crate) delivered: u64,
+    /// What the publisher itself received while nothing was expected there.
+    pub(crate) publisher_delivered: u64,
+    pub(crate) lost: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) reordered: u64,
+    pub(crate) corrupted: u64,
+    /// Messages that this run did not send.
+    pub(crate) foreign: u64,
+    /// Everything else that went wrong, by kind.
+    pub(crate) errors: Faults,
+}
+
+/// CPU of this process in the measured part.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ClientUse {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) user_seconds: f64,
+    pub(crate) system_seconds: f64,
+}
+
+/// Resident memory of the server at the borders of the phases.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Memory {
+    pub(crate) before_connect: u64,
+    pub(crate) before_measure: u64,
+    pub(crate) after_measure: u64,
+}
+
+/// The server process.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ServerUse {
+    pub(crate) pid: u32,
+    pub(crate) cpu: CpuUse,
+    pub(crate) rss_bytes: Memory,
+    pub(crate) anonymous_bytes: Memory,
+}
+
+/// One finished run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Measurement {
+    schema_version: u32,
+    tool: &'static str,
+    version: &'static str,
+    pub(crate) mode: &'static str,
+    /// What CPU is divided by: a delivery, a handshake, a round trip.
+    pub(crate) unit: &'static str,
+    pub(crate) passed: bool,
+    pub(crate) failures: Vec<String>,
+    started_unix_ms: u64,
+    pub(crate) host: Host,
+    commit: Option<String>,
+    command: Vec<String>,
+    labels: BTreeMap<String, String>,
+    pub(crate) settings: Map<String, Value>,
+    pub(crate) measured_seconds: f64,
+    pub(crate) counts: Counts,
+    /// Connections open when the measurement began.
+    pub(crate) connected: usize,
+    pub(crate) pings_answered: u64,
+    /// Figures of the mode; the name ends with the unit.
+    pub(crate) figures: BTreeMap<String, f64>,
+    /// Nanoseconds.
+    pub(crate) latency: BTreeMap<&'static str, Summary>,
+    pub(crate) client: ClientUse,
+    pub(crate) server: Option<ServerUse>,
+    #[serde(skip)]
+    pub(crate) json: Option<std::path::PathBuf>,
+}
+
+impl Measurement {
+    /// What all modes report, with the failures that all modes can have.
+    pub(crate) fn new<M>(
+        mode: &'static str,
+        unit: &'static str,
+        settings: Settings,
+        mut counts: Counts,
+        outcome: Outcome<M>,
+    ) -> Self {
+        counts.errors = outcome.faults;
+        let (user_seconds, system_seconds) = outcome.client_cpu;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started = now.as_millis() as u64 - (outcome.seconds * 1e3) as u64;
+        let mut measurement = Self {
+            schema_version: SCHEMA_VERSION,
+            tool: "loadgen",
+            version: env!("CARGO_PKG_VERSION"),
+            mode,
+            unit,
+            passed: true,
+            failures: Vec::new(),
+            started_unix_ms: started,
+            host: Host::here(),
+            commit: host::commit(),
+            command: std::env::args().collect(),
+            labels: settings.labels.iter().cloned().collect(),
+            settings: Map::new(),
+            measured_seconds: outcome.seconds,
+            counts,
+            connected: outcome.connected,
+            pings_answered: outcome.pings,
+            figures: BTreeMap::new(),
+            latency: BTreeMap::new(),
+            client: ClientUse {
+                cpu_seconds: user_seconds + system_seconds,
+                user_seconds,
+                system_seconds,
+            },
+            server: settings
+                .pid
+                .zip(outcome.server.as_ref())
+                .map(|(pid, server)| server_use(pid, server)),
+            json: settings.json.clone(),
+        };
+        measurement.setting("url", settings.url.text.as_str());
+        measurement.setting(
+            "publish_url",
+            settings.publish_url.as_ref().map(|url| url.text.as_str()),
+        );
+        measurement.setting("connections", settings.connections);
+        measurement.setting("threads", settings.threads());
+        measurement.setting("payload_bytes", settings.payload);
+        measurement.setting(
+            "duration_seconds",
+            settings.duration.map(|duration| duration.as_secs_f64()),
+        );
+        measurement.common_failures(outcome.planned, outcome.timed_out, outcome.server_gone, &settings);
+        measurement
+    }
+
+    fn common_failures(
+        &mut self,
+        planned: usize,
+        timed_out: Option<Stage>,
+        server_gone: bool,
+        settings: &Settings,
+    ) {
+        if self.connected < planned {
+            self.fail(format!(
+                "only {} of {planned} connections were opened; nothing was measured",
+                self.connected
+            ));
+        }
+        if let Some(stage) = timed_out {
+            let stage = match stage {
+                Stage::Connect => "connecting",
+                Stage::WarmUp => "the warm-up",
+                _ => "the measurement",
+            };
+            self.fail(format!(
+                "nothing arrived for {} s during {stage}",
+                settings.timeout.as_secs_f64()
+            ));
+        }
+        if server_gone {
+            self.fail("the server process ended".to_owned());
+        }
+        let counts = self.counts.clone();
+        let wrong = [
+            ("lost", counts.lost),
+            ("duplicated", counts.duplicated),
+            ("reordered", counts.reordered),
+            ("corrupted", counts.corrupted),
+            ("foreign", counts.foreign),
+        ];
+        for (what, count) in wrong.into_iter().filter(|(_, count)| *count > 0) {
+            self.fail(format!("{count} messages {what}"));
+        }
+        for (kind, count) in counts.errors {
+            self.fail(format!("{count} × {kind}"));
+        }
+    }
+
+    /// Marks the run as failed.
+    pub(crate) fn fail(&mut self, reason: String) {
+        self.passed = false;
+        self.failures.push(reason);
+    }
+
+    /// Notes a setting of the mode.
+    pub(crate) fn setting(&mut self, name: &str, value: impl Into<Value>) {
+        self.settings.insert(name.to_owned(), value.into());
+    }
+
+    /// Notes a figure of the mode.
+    pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64) {
+        if value.is_finite() {
+            self.figures.insert(name.into(), value);
+        }
+    }
+
+    /// Notes `count` a second of the measured time.
+    pub(crate) fn figure_rate(&mut self, name: impl Into<String>, count: u64) {
+        self.figure(name, count as f64 / self.measured_seconds);
+    }
+
+    /// Notes the rate of `count` units, called `plural`, and both sides' CPU for one.
+    pub(crate) fn per_unit(&mut self, count: u64, plural: &str) {
+        let unit = self.unit.replace(' ', "_");
+        self.figure_rate(format!("{}_per_second", plural.replace(' ', "_")), count);
+        self.figure(
+            format!("client_cpu_us_per_{unit}"),
+            self.client.cpu_seconds * 1e6 / count as f64,
+        );
+        if let Some(seconds) = self.server.as_ref().map(|server| server.cpu.seconds) {
+            self.figure(format!("server_cpu_us_per_{unit}"), seconds * 1e6 / count as f64);
+        }
+    }
+
+    /// Notes latencies; none at all are left out.
+    pub(crate) fn latency(&mut self, name: &'static str, latency: &Latency) {
+        if latency.count() > 0 {
+            self.latency.insert(name, latency.summary());
+        }
+    }
+}
+
+fn server_use(pid: u32, [before, ready, after]: &[Observation; 3]) -> ServerUse {
+    let memory = |bytes: fn(&Observation) -> u64| Memory {
+        before_connect: bytes(before),
+        before_measure: bytes(ready),
+        after_measure: bytes(after),
+    };
+    ServerUse {
+        pid,
+        cpu: after.cpu_since(ready),
+        rss_bytes: memory(|observation| observation.rss_bytes),
+        anonymous_bytes: memory(|observation| observation.anonymous_bytes),
+    }
+}

@@ -1,0 +1,170 @@
+//! `connect`: opening handshakes, as fast as allowed or on a schedule.
+//!
+//! Without `--duration` each of N connections is opened once. With it, the oldest connection is closed with a closing
+//! handshake when N are open, and another one opened, so that the rate can be sustained.
+
+use std::collections::VecDeque;
+
+use crate::arguments::ConnectArguments;
+use crate::conductor::{self, Outcome, Plan, Stage};
+use crate::document::{Counts, Measurement};
+use crate::latency::Latency;
+use crate::links::{Links, Slot};
+use crate::schedule::{Schedule, check_rate};
+use crate::settings::Settings;
+use crate::worker::{Mode, Turn};
+
+/// Source addresses on loopback when connections come and go, so that ports in TIME_WAIT do not run short.
+const CHURN_ADDRESSES: usize = 64;
+const PORTS_PER_ADDRESS: usize = 5_000;
+
+struct Connect {
+    /// Connections to hold open, or to open once.
+    connections: usize,
+    rate: Option<f64>,
+    schedule: Option<Schedule>,
+    duration_ns: Option<u64>,
+    /// Handshakes to begin; unknown while only the duration bounds it.
+    total: u64,
+    until_ns: u64,
+    handshakes_max: usize,
+    oldest: VecDeque<Slot>,
+    begun: u64,
+    latency: Latency,
+    messages: u64,
+}
+
+/// Runs the mode.
+pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Failure> {
+    let mut settings = Settings::check(arguments.common).map_err(crate::Failure::Arguments)?;
+    if let Some(rate) = arguments.rate {
+        check_rate(rate).map_err(crate::Failure::Arguments)?;
+        settings.wait_for_rate(rate);
+    }
+    let threads = settings.threads();
+    let thread = |index: usize| {
+        let share = settings.share(index);
+        let mode = Connect {
+            connections: share,
+            rate: arguments
+                .rate
+                .map(|rate| rate * share as f64 / settings.connections as f64),
+            schedule: None,
+            duration_ns: settings.duration.map(|duration| duration.as_nanos() as u64),
+            total: share as u64,
+            until_ns: u64::MAX,
+            handshakes_max: settings.handshakes.div_ceil(threads),
+            oldest: VecDeque::new(),
+            begun: 0,
+            latency: Latency::new(),
+            messages: 0,
+        };
+        (mode, Vec::new())
+    };
+    let plan = Plan {
+        threads: (0..threads).map(thread).collect(),
+        ports_per_address: match settings.duration {
+            Some(_) => settings.connections.div_ceil(CHURN_ADDRESSES),
+            None => PORTS_PER_ADDRESS,
+        },
+        expects_progress: true,
+    };
+    let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
+    let mut measurement = summarise(settings, outcome);
+    measurement.setting("rate_per_second", arguments.rate);
+    Ok(measurement)
+}
+
+impl Connect {
+    fn begin_some(&mut self, links: &mut Links, now_ns: u64) {
+        while self.begun < self.total && links.opening() < self.handshakes_max {
+            let due_ns = self.schedule.map_or(now_ns, |schedule| schedule.due(self.begun));
+            if due_ns > now_ns {
+                break;
+            }
+            if links.opening() + links.open_count() >= self.connections {
+                let Some(oldest) = self.oldest.pop_front() else {
+                    break;
+                };
+                links.close(oldest, 1000);
+            }
+            self.begun += 1;
+            links.begin(0, due_ns);
+        }
+    }
+}
+
+impl Mode for Connect {
+    fn on_open(&mut self, _links: &mut Links, slot: Slot, latency_ns: u64) {
+        self.latency.record(latency_ns);
+        self.oldest.push_back(slot);
+    }
+
+    fn on_message(&mut self, _links: &mut Links, _slot: Slot, _payload: &[u8], _now_ns: u64) {
+        self.messages += 1;
+    }
+
+    fn on_closed(&mut self, _links: &mut Links, slot: Slot, asked: bool) {
+        if !asked {
+            self.oldest.retain(|other| *other != slot);
+        }
+    }
+
+    fn on_stage(&mut self, _links: &mut Links, stage: Stage, now_ns: u64) {
+        if stage == Stage::Measure {
+            self.schedule = self.rate.map(|rate| Schedule::new(now_ns, rate));
+            if let Some(duration) = self.duration_ns {
+                self.until_ns = now_ns + duration;
+                self.total = self
+                    .schedule
+                    .map_or(u64::MAX, |schedule| schedule.count_within(duration));
+            }
+        }
+    }
+
+    fn on_turn(&mut self, links: &mut Links, stage: Stage, now_ns: u64) -> Turn {
+        if stage != Stage::Measure {
+            return Turn::Done;
+        }
+        if now_ns >= self.until_ns {
+            self.total = self.begun;
+        }
+        self.begin_some(links, now_ns);
+        let next_ns = self.schedule.map_or(0, |schedule| schedule.due(self.begun));
+        if self.begun >= self.total {
+            if links.opening() == 0 {
+                Turn::Done
+            } else {
+                Turn::Wait
+            }
+        } else if next_ns > now_ns {
+            Turn::WaitUntil(next_ns.min(self.until_ns))
+        } else {
+            // Something must complete before more can be begun.
+            Turn::WaitUntil(self.until_ns)
+        }
+    }
+
+    fn progress(&self) -> u64 {
+        self.latency.count()
+    }
+}
+
+fn summarise(settings: Settings, outcome: Outcome<Connect>) -> Measurement {
+    let begun = outcome.modes.iter().map(|mode| mode.begun).sum();
+    let latency = Latency::merged(outcome.modes.iter().map(|mode| &mode.latency));
+    let delivered = latency.count();
+    let counts = Counts {
+        sent: begun,
+        expected: begun,
+        delivered,
+        lost: begun.saturating_sub(delivered),
+        foreign: outcome.modes.iter().map(|mode| mode.messages).sum(),
+        ..Counts::default()
+    };
+    let mut measurement = Measurement::new("connect", "handshake", settings, counts, outcome);
+    measurement.connected = delivered as usize;
+    measurement.per_unit(delivered, "handshakes");
+    measurement.latency("handshake", &latency);
+    measurement
+}

@@ -1,0 +1,158 @@
+//! CPU and memory of the server process, from `/proc`.
+
+use std::collections::HashMap;
+use std::{fs, io};
+
+use serde::Serialize;
+
+use crate::sys;
+
+/// The process with this id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServerProcess(pub(crate) u32);
+
+/// One look at a process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Observation {
+    /// CPU nanoseconds of each living thread.
+    threads: HashMap<u32, u64>,
+    user_seconds: f64,
+    system_seconds: f64,
+    /// Resident memory in bytes.
+    pub(crate) rss_bytes: u64,
+    /// The anonymous part of it: heap and stacks.
+    pub(crate) anonymous_bytes: u64,
+}
+
+/// CPU used between two observations.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct CpuUse {
+    /// All of it, as exact as `source` allows.
+    pub(crate) seconds: f64,
+    /// Part in user mode, sampled at clock ticks.
+    pub(crate) user_seconds: f64,
+    /// Part in the kernel, sampled at clock ticks.
+    pub(crate) system_seconds: f64,
+    /// `schedstat` (nanoseconds) or `stat` (clock ticks; used when a thread ended in between).
+    pub(crate) source: &'static str,
+}
+
+impl ServerProcess {
+    /// Looks at the process.
+    pub(crate) fn observe(self) -> io::Result<Observation> {
+        let path = |name: &str| format!("/proc/{}/{name}", self.0);
+        let stat = fs::read_to_string(path("stat"))?;
+        let (user_ticks, system_ticks) = parse_stat(&stat)
+            .ok_or_else(|| io::Error::other(format!("{} is not understood", path("stat"))))?;
+        let status = fs::read_to_string(path("status"))?;
+        // The counters in `status` lag behind by some pages per CPU; `smaps_rollup` is exact but may be forbidden.
+        let rollup = fs::read_to_string(path("smaps_rollup")).unwrap_or_default();
+        let exact =
+            |exact: &str, rough: &str| kib(&rollup, exact).or_else(|| kib(&status, rough)).unwrap_or(0);
+        Ok(Observation {
+            threads: self.thread_times(),
+            user_seconds: user_ticks as f64 / sys::ticks_per_second(),
+            system_seconds: system_ticks as f64 / sys::ticks_per_second(),
+            rss_bytes: exact("Rss:", "VmRSS:") * 1024,
+            anonymous_bytes: exact("Anonymous:", "RssAnon:") * 1024,
+        })
+    }
+
+    /// CPU nanoseconds by thread; empty where the kernel does not tell.
+    fn thread_times(self) -> HashMap<u32, u64> {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.0)) else {
+            return HashMap::new();
+        };
+        let read = |task: io::Result<fs::DirEntry>| {
+            let task = task.ok()?;
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            Some((
+                task.file_name().to_str()?.parse().ok()?,
+                text.split_whitespace().next()?.parse().ok()?,
+            ))
+        };
+        tasks.filter_map(read).collect()
+    }
+}
+
+impl Observation {
+    /// CPU used since `earlier`.
+    pub(crate) fn cpu_since(&self, earlier: &Self) -> CpuUse {
+        let user_seconds = self.user_seconds - earlier.user_seconds;
+        let system_seconds = self.system_seconds - earlier.system_seconds;
+        let all_alive = earlier
+            .threads
+            .keys()
+            .all(|thread| self.threads.contains_key(thread));
+        if self.threads.is_empty() || !all_alive {
+            return CpuUse {
+                seconds: user_seconds + system_seconds,
+                user_seconds,
+                system_seconds,
+                source: "stat",
+            };
+        }
+        let used =
+            |(thread, time): (&u32, &u64)| time.saturating_sub(*earlier.threads.get(thread).unwrap_or(&0));
+        let nanoseconds: u64 = self.threads.iter().map(used).sum();
+        CpuUse {
+            seconds: nanoseconds as f64 / 1e9,
+            user_seconds,
+            system_seconds,
+            source: "schedstat",
+        }
+    }
+}
+
+/// User and system ticks of a `/proc/PID/stat` line; the name in it may contain spaces and parentheses.
+fn parse_stat(text: &str) -> Option<(u64, u64)> {
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Value of the line that begins with `name`, in KiB.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_an_awkward_name_is_read() {
+        let line = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 111 222 0 0 20 0";
+        assert_eq!(parse_stat(line), Some((111, 222)));
+        assert_eq!(parse_stat("12"), None);
+        assert_eq!(kib("VmHWM: 3 kB\nVmRSS:\t   812 kB\n", "VmRSS:"), Some(812));
+    }
+
+    #[test]
+    fn own_process_is_observed() {
+        let own = ServerProcess(std::process::id());
+        let before = own.observe().unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
+        while std::time::Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let used = own.observe().unwrap().cpu_since(&before);
+        assert!(before.rss_bytes > 100_000 && before.anonymous_bytes <= before.rss_bytes);
+        assert!(used.source == "stat" || used.seconds > 0.01, "{used:?}");
+    }
+
+    #[test]
+    fn an_ended_thread_falls_back_to_ticks_and_a_new_one_counts_in_full() {
+        let observation = |threads: &[(u32, u64)], user_seconds| Observation {
+            threads: threads.iter().copied().collect(),
+            user_seconds,
+            ..Observation::default()
+        };
+        let before = observation(&[(1, 1_000_000_000), (2, 5)], 1.0);
+        let ended = observation(&[(1, 2_000_000_000)], 3.0).cpu_since(&before);
+        assert_eq!((ended.source, ended.seconds), ("stat", 2.0));
+        let begun = observation(&[(1, 2_000_000_000), (2, 5), (3, 500_000_000)], 3.0).cpu_since(&before);
+        assert_eq!((begun.source, begun.seconds), ("schedstat", 1.5));
+    }
+}

@@ -1,0 +1,421 @@
+//! `report`: Markdown tables from JSON results.
+//!
+//! Results are grouped by the labels `scenario` and `server`; each cell is the median of the passes with least and
+//! greatest. Ratios to the baseline are medians of the ratios of runs with the same label `pass`, so that what
+//! disturbs the machine for a while disturbs both sides of a pair.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::arguments::ReportArguments;
+use crate::units::{Nanoseconds, Thousands};
+
+/// How the numbers of a column are written.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    /// Three significant digits.
+    Number,
+    /// A whole number with commas.
+    Count,
+    /// Nanoseconds with a unit.
+    Time,
+}
+
+struct Column {
+    title: &'static str,
+    /// JSON pointer within a result.
+    pointer: &'static str,
+    format: Format,
+}
+
+const fn column(title: &'static str, pointer: &'static str, format: Format) -> Column {
+    Column {
+        title,
+        pointer,
+        format,
+    }
+}
+
+const FANOUT: &[Column] = &[
+    column(
+        "server CPU µs per delivery",
+        "/figures/server_cpu_us_per_delivery",
+        Format::Number,
+    ),
+    column(
+        "loadgen CPU µs per delivery",
+        "/figures/client_cpu_us_per_delivery",
+        Format::Number,
+    ),
+    column("deliveries/s", "/figures/deliveries_per_second", Format::Count),
+    column("delivery p50", "/latency/delivery/p50", Format::Time),
+    column("delivery p99", "/latency/delivery/p99", Format::Time),
+    column(
+        "last subscriber p50",
+        "/latency/last_subscriber/p50",
+        Format::Time,
+    ),
+];
+const ECHO: &[Column] = &[
+    column(
+        "server CPU µs per round trip",
+        "/figures/server_cpu_us_per_round_trip",
+        Format::Number,
+    ),
+    column(
+        "loadgen CPU µs per round trip",
+        "/figures/client_cpu_us_per_round_trip",
+        Format::Number,
+    ),
+    column("round trips/s", "/figures/round_trips_per_second", Format::Count),
+    column("p50", "/latency/round_trip/p50", Format::Time),
+    column("p99", "/latency/round_trip/p99", Format::Time),
+];
+const CONNECT: &[Column] = &[
+    column(
+        "server CPU µs per handshake",
+        "/figures/server_cpu_us_per_handshake",
+        Format::Number,
+    ),
+    column(
+        "loadgen CPU µs per handshake",
+        "/figures/client_cpu_us_per_handshake",
+        Format::Number,
+    ),
+    column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
+    column("p50", "/latency/handshake/p50", Format::Time),
+    column("p99", "/latency/handshake/p99", Format::Time),
+];
+const IDLE: &[Column] = &[
+    column(
+        "server RSS, bytes per connection",
+        "/figures/server_rss_bytes_per_connection",
+        Format::Number,
+    ),
+    column(
+        "anonymous, bytes per connection",
+        "/figures/server_anonymous_bytes_per_connection",
+        Format::Number,
+    ),
+    column(
+        "RSS before the first connection, MiB",
+        "/figures/server_rss_mib_before_connect",
+        Format::Number,
+    ),
+    column(
+        "server CPU, % of a core",
+        "/figures/server_cpu_percent",
+        Format::Number,
+    ),
+    column("pings/s", "/figures/pings_per_second", Format::Number),
+];
+
+/// Results of one server in one scenario.
+struct Series {
+    server: String,
+    results: Vec<Value>,
+}
+
+struct Scenario {
+    name: String,
+    series: Vec<Series>,
+}
+
+/// Prints the tables.
+pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
+    let mut results = Vec::new();
+    for path in &arguments.files {
+        let refused = |reason: String| crate::Failure::Arguments(format!("{}: {reason}", path.display()));
+        let text = fs::read(path).map_err(|error| refused(error.to_string()))?;
+        let result: Value = serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
+        if result["tool"] != "loadgen" || result["schema_version"] != 1 {
+            return Err(refused("not a result of this loadgen (schema_version 1)".into()));
+        }
+        results.push(result);
+    }
+    print!("{}", tables(results, &arguments.baseline));
+    Ok(())
+}
+
+fn tables(results: Vec<Value>, baseline: &str) -> String {
+    let mut text = machine(&results);
+    for mut scenario in group(results) {
+        if let Some(position) = scenario
+            .series
+            .iter()
+            .position(|series| series.server == baseline)
+        {
+            scenario.series.swap(0, position);
+        }
+        write_scenario(&mut text, &scenario);
+    }
+    text
+}
+
+fn group(results: Vec<Value>) -> Vec<Scenario> {
+    let mut scenarios: Vec<Scenario> = Vec::new();
+    for result in results {
+        let label = |name: &str| result["labels"][name].as_str();
+        let name = label("scenario")
+            .or(result["mode"].as_str())
+            .unwrap_or("run")
+            .to_owned();
+        let server = label("server").unwrap_or("server").to_owned();
+        let scenario = match scenarios.iter().position(|scenario| scenario.name == name) {
+            Some(index) => &mut scenarios[index],
+            None => {
+                scenarios.push(Scenario {
+                    name,
+                    series: Vec::new(),
+                });
+                let last = scenarios.len() - 1;
+                &mut scenarios[last]
+            }
+        };
+        match scenario.series.iter_mut().find(|series| series.server == server) {
+            Some(series) => series.results.push(result),
+            None => scenario.series.push(Series {
+                server,
+                results: vec![result],
+            }),
+        }
+    }
+    scenarios
+}
+
+/// Where the results come from: every machine and commit that occurs.
+fn machine(results: &[Value]) -> String {
+    let mut machines: Vec<String> = Vec::new();
+    for result in results {
+        let host = &result["host"];
+        let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+        let line = format!(
+            "{} cores, {}, Linux {}, {:.0} GiB; commit {}{}",
+            host["cores"],
+            text(&host["cpu_model"]),
+            text(&host["kernel"]),
+            host["memory_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 30),
+            text(&result["commit"]).chars().take(12).collect::<String>(),
+            if text(&result["commit"]).ends_with('+') {
+                " with changes"
+            } else {
+                ""
+            }
+        );
+        if !machines.contains(&line) {
+            machines.push(line);
+        }
+    }
+    format!("{}\n", machines.join("\n"))
+}
+
+fn write_scenario(text: &mut String, scenario: &Scenario) {
+    let first = &scenario.series[0];
+    let columns = match first.results[0]["mode"].as_str() {
+        Some("fanout") => FANOUT,
+        Some("echo") => ECHO,
+        Some("connect") => CONNECT,
+        _ => IDLE,
+    };
+    let mut out = format!("\n### {}\n\n| server | passes | failed |", scenario.name);
+    for column in columns {
+        let _ = write!(out, " {} |", column.title);
+    }
+    let _ = write!(
+        out,
+        " ratio to {} |\n|---|---|---|{}---|\n",
+        first.server,
+        "---|".repeat(columns.len())
+    );
+    for series in &scenario.series {
+        let failed = series
+            .results
+            .iter()
+            .filter(|result| result["passed"] != true)
+            .count();
+        let _ = write!(out, "| {} | {} | {failed} |", series.server, series.results.len());
+        for column in columns {
+            let _ = write!(out, " {} |", cell(series, column));
+        }
+        let _ = writeln!(out, " {} |", ratio(series, first, columns[0].pointer));
+    }
+    let _ = writeln!(out, "\n- load: `{}`", command(&first.results[0]));
+    for series in &scenario.series {
+        if let Some(command) = series.results[0]["labels"]["server_command"].as_str() {
+            let _ = writeln!(out, "- {}: `{command}`", series.server);
+        }
+    }
+    text.push_str(&out);
+}
+
+fn values(series: &Series, pointer: &str) -> Vec<f64> {
+    series
+        .results
+        .iter()
+        .filter_map(|result| result.pointer(pointer)?.as_f64())
+        .collect()
+}
+
+fn cell(series: &Series, column: &Column) -> String {
+    let Some(spread) = Spread::of(values(series, column.pointer)) else {
+        return "–".into();
+    };
+    let number = |value: f64| match column.format {
+        Format::Number => digits(value),
+        Format::Count => Thousands(value.round() as u64).to_string(),
+        Format::Time => Nanoseconds(value.round() as u64).to_string(),
+    };
+    if series.results.len() == 1 {
+        return number(spread.median);
+    }
+    format!(
+        "**{}** ({}–{})",
+        number(spread.median),
+        number(spread.least),
+        number(spread.greatest)
+    )
+}
+
+/// Median of the ratios of pairs; a dash for the baseline itself and where nothing can be paired.
+fn ratio(series: &Series, baseline: &Series, pointer: &str) -> String {
+    if series.server == baseline.server {
+        return "1".into();
+    }
+    let by_pass = |series: &Series| -> BTreeMap<String, f64> {
+        let entry = |result: &Value| {
+            Some((
+                result["labels"]["pass"].as_str()?.to_owned(),
+                result.pointer(pointer)?.as_f64()?,
+            ))
+        };
+        series.results.iter().filter_map(entry).collect()
+    };
+    let reference = by_pass(baseline);
+    let ratios = by_pass(series)
+        .into_iter()
+        .filter_map(|(pass, value)| Some(value / reference.get(&pass)?));
+    match Spread::of(ratios.filter(|ratio| ratio.is_finite()).collect()) {
+        Some(spread) => {
+            format!(
+                "**{:.3}** ({:.3}–{:.3})",
+                spread.median, spread.least, spread.greatest
+            )
+        }
+        None => "–".into(),
+    }
+}
+
+/// Three significant digits.
+fn digits(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// The command without what differs from pass to pass.
+fn command(result: &Value) -> String {
+    let words = result["command"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    let mut kept = vec!["loadgen"];
+    let mut skip = false;
+    for word in words.skip(1) {
+        if std::mem::take(&mut skip) {
+            continue;
+        }
+        skip = matches!(word, "--json" | "--label" | "--pid" | "--progress");
+        if !skip {
+            kept.push(word);
+        }
+    }
+    kept.join(" ")
+}
+
+/// Median, least and greatest.
+#[derive(Debug, PartialEq)]
+struct Spread {
+    least: f64,
+    median: f64,
+    greatest: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (least, greatest) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
+        Some(Self {
+            least,
+            median,
+            greatest,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn result(server: &str, pass: &str, cpu: f64) -> Value {
+        json!({
+            "mode": "fanout", "passed": true, "commit": "abc",
+            "host": { "cores": 2, "cpu_model": "m", "kernel": "k", "memory_bytes": 1_u64 << 30 },
+            "labels": { "scenario": "1k", "server": server, "pass": pass },
+            "command": ["/x/loadgen", "fanout", "--json", "f", "--window", "1", "--pid", "4"],
+            "figures": { "server_cpu_us_per_delivery": cpu, "deliveries_per_second": 1_234_567.0 },
+            "latency": { "delivery": { "p50": 1500 } },
+        })
+    }
+
+    #[test]
+    fn spread_of_odd_even_and_none() {
+        assert_eq!(Spread::of(vec![]), None);
+        assert_eq!(
+            Spread::of(vec![3.0, 1.0, 2.0]),
+            Some(Spread {
+                least: 1.0,
+                median: 2.0,
+                greatest: 3.0
+            })
+        );
+        assert_eq!(Spread::of(vec![4.0, 1.0]).map(|spread| spread.median), Some(2.5));
+    }
+
+    #[test]
+    fn ratios_are_paired_and_the_baseline_comes_first() {
+        let results = vec![
+            result("corecast", "1", 2.0),
+            result("floor", "1", 4.0),
+            result("corecast", "2", 9.0),
+            result("floor", "2", 10.0),
+            result("corecast", "3", 3.0),
+            result("floor", "3", 4.0),
+        ];
+        let text = tables(results, "floor");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+        assert!(
+            rows[1].starts_with("| floor | 3 | 0 | **4.00** (4.00–10.0) |"),
+            "{text}"
+        );
+        assert!(rows[2].ends_with("| **0.750** (0.500–0.900) |"), "{text}");
+        assert!(
+            rows[2].contains("| – |") && rows[2].contains("1.50 µs") && rows[2].contains("1,234,567"),
+            "{text}"
+        );
+        assert!(text.contains("`loadgen fanout --window 1`"), "{text}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Did every receiver get every message once and in order? Four bytes a receiver while all is well.
+
+use std::collections::BTreeSet;
+
+/// What one arrival means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// The next one, or one after a gap: new.
+    New,
+    /// New, but after a later one.
+    Late,
+    /// Was here before.
+    Duplicate,
+}
+
+/// What went wrong over all receivers.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disorder {
+    pub(crate) lost: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) reordered: u64,
+}
+
+/// Sequence numbers seen by the receivers of one thread.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    next: Vec<u32>,
+    /// (receiver, sequence) jumped over and not seen yet; empty while all is well.
+    missing: BTreeSet<(u32, u32)>,
+    disorder: Disorder,
+}
+
+impl Tracker {
+    /// A tracker for `receivers` receivers that have seen nothing.
+    pub(crate) fn new(receivers: usize) -> Self {
+        Self {
+            next: vec![0; receivers],
+            missing: BTreeSet::new(),
+            disorder: Disorder::default(),
+        }
+    }
+
+    /// Notes that `receiver` got `sequence`; `None` if it is not below `sent()`, so that it was never sent.
+    #[inline]
+    pub(crate) fn arrive(
+        &mut self,
+        receiver: usize,
+        sequence: u64,
+        sent: impl FnOnce() -> u64,
+    ) -> Option<Arrival> {
+        let next = &mut self.next[receiver];
+        if u64::from(*next) == sequence {
+            *next += 1;
+            return Some(Arrival::New);
+        }
+        let sequence = u32::try_from(sequence)
+            .ok()
+            .filter(|sequence| u64::from(*sequence) < sent())?;
+        Some(self.arrive_out_of_order(receiver, sequence))
+    }
+
+    #[cold]
+    fn arrive_out_of_order(&mut self, receiver: usize, sequence: u32) -> Arrival {
+        let next = &mut self.next[receiver];
+        if sequence > *next {
+            self.missing
+                .extend((*next..sequence).map(|missing| (receiver as u32, missing)));
+            *next = sequence + 1;
+            Arrival::New
+        } else if self.missing.remove(&(receiver as u32, sequence)) {
+            self.disorder.reordered += 1;
+            Arrival::Late
+        } else {
+            self.disorder.duplicated += 1;
+            Arrival::Duplicate
+        }
+    }
+
+    /// First sequence number that `receiver` has not got to.
+    pub(crate) fn next(&self, receiver: usize) -> u64 {
+        u64::from(self.next[receiver])
+    }
+
+    /// The balance after `sent` messages; only the first `receivers` receivers count.
+    pub(crate) fn disorder(&self, sent: u64, receivers: usize) -> Disorder {
+        let behind: u64 = self.next[..receivers]
+            .iter()
+            .map(|next| sent.saturating_sub(u64::from(*next)))
+            .sum();
+        let jumped = self
+            .missing
+            .iter()
+            .filter(|(receiver, _)| (*receiver as usize) < receivers)
+            .count();
+        Disorder {
+            lost: behind + jumped as u64,
+            ..self.disorder
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn play(arrivals: &[u64], sent: u64) -> Disorder {
+        let mut tracker = Tracker::new(1);
+        for sequence in arrivals {
+            assert!(tracker.arrive(0, *sequence, || sent).is_some());
+        }
+        tracker.disorder(sent, 1)
+    }
+
+    #[test]
+    fn order_without_gap_is_clean() {
+        assert_eq!(play(&[0, 1, 2, 3], 4), Disorder::default());
+    }
+
+    #[test]
+    fn loss_duplicate_and_reordering_are_told_apart() {
+        assert_eq!(
+            play(&[0, 2, 3], 4),
+            Disorder {
+                lost: 1,
+                ..Disorder::default()
+            }
+        );
+        assert_eq!(
+            play(&[0, 1], 4),
+            Disorder {
+                lost: 2,
+                ..Disorder::default()
+            }
+        );
+        assert_eq!(
+            play(&[0, 1, 1, 2, 3, 0], 4),
+            Disorder {
+                duplicated: 2,
+                ..Disorder::default()
+            }
+        );
+        assert_eq!(
+            play(&[0, 2, 1, 3], 4),
+            Disorder {
+                reordered: 1,
+                ..Disorder::default()
+            }
+        );
+        assert_eq!(
+            play(&[3, 3, 0, 0], 4),
+            Disorder {
+                lost: 2,
+                duplicated: 2,
+                reordered: 1
+            }
+        );
+    }
+
+    #[test]
+    fn receivers_are_apart_and_the_unsent_is_refused() {
+        let mut tracker = Tracker::new(3);
+        assert_eq!(tracker.arrive(1, 0, || 1), Some(Arrival::New));
+        assert_eq!(tracker.arrive(1, 7, || 1), None);
+        assert_eq!(tracker.arrive(1, u64::MAX, || 1), None);
+        assert_eq!((tracker.next(0), tracker.next(1)), (0, 1));
+        assert_eq!(tracker.disorder(1, 2).lost, 1);
+    }
+}

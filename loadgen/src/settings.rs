@@ -1,0 +1,130 @@
+//! What a run was asked to do, checked against what this machine allows.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::arguments::{Common, ProgressChoice};
+use crate::units::{CpuList, SourceRange, Url};
+use crate::{payload, sys};
+
+/// Descriptors that are not connections: epoll sets, wakers, files.
+const OTHER_DESCRIPTORS: u64 = 64;
+/// Largest payload; what a publisher holds twice must fit into memory.
+const PAYLOAD_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Settings that all measuring modes share.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) url: Url,
+    pub(crate) publish_url: Option<Url>,
+    pub(crate) connections: usize,
+    pub(crate) cpus: Option<CpuList>,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) payload: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) handshakes: usize,
+    pub(crate) pid: Option<u32>,
+    pub(crate) source_ips: Option<SourceRange>,
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) progress: bool,
+}
+
+impl Settings {
+    /// Checks `common`; a refusal names the flag, its value and what is accepted.
+    pub(crate) fn check(common: Common) -> Result<Self, String> {
+        let payload = common.payload;
+        if !(payload::MIN_BYTES..=PAYLOAD_MAX_BYTES).contains(&payload) {
+            return Err(format!(
+                "--payload {payload}B: expected {}B to 16MiB",
+                payload::MIN_BYTES
+            ));
+        }
+        let limit = sys::raise_descriptor_limit().map_err(|error| format!("descriptor limit: {error}"))?;
+        let most = limit.saturating_sub(OTHER_DESCRIPTORS);
+        if common.connections as u64 > most {
+            return Err(format!(
+                "--connections {}: this process may open {limit} descriptors, so at most {most} connections",
+                common.connections
+            ));
+        }
+        if let Some(pid) = common
+            .pid
+            .filter(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists())
+        {
+            return Err(format!("--pid {pid}: no such process"));
+        }
+        if common.source_ips.is_some() && !common.url.address.is_ipv4() {
+            return Err(format!(
+                "--source-ips: {} is not an IPv4 address",
+                common.url.address.ip()
+            ));
+        }
+        let threads = common.cpus.as_ref().map_or(1, |cpus| cpus.0.len());
+        if threads > common.connections {
+            return Err(format!(
+                "--cpus: {threads} threads for {} connections",
+                common.connections
+            ));
+        }
+        Ok(Self {
+            url: common.url,
+            publish_url: None,
+            connections: common.connections,
+            cpus: common.cpus,
+            duration: common.duration,
+            payload,
+            timeout: common.timeout,
+            handshakes: common.handshakes,
+            pid: common.pid,
+            source_ips: common.source_ips,
+            json: common.json,
+            labels: common.label,
+            progress: common.progress == ProgressChoice::Auto && std::io::stderr().is_terminal(),
+        })
+    }
+
+    /// Makes the timeout long enough for `rate` events a second.
+    pub(crate) fn wait_for_rate(&mut self, rate: f64) {
+        let interval = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX);
+        self.timeout = self.timeout.max(interval.saturating_mul(3));
+    }
+
+    /// Number of threads.
+    pub(crate) fn threads(&self) -> usize {
+        self.cpus.as_ref().map_or(1, |cpus| cpus.0.len())
+    }
+
+    /// Connections of thread `index`: all threads have the same number, or one more.
+    pub(crate) fn share(&self, index: usize) -> usize {
+        share(self.connections, self.threads(), index)
+    }
+
+    /// Servers to connect to; number 0 is `--url`, the last one is the publisher's.
+    pub(crate) fn targets(&self) -> Vec<Url> {
+        std::iter::once(&self.url)
+            .chain(&self.publish_url)
+            .cloned()
+            .collect()
+    }
+}
+
+fn share(total: usize, parts: usize, index: usize) -> usize {
+    total / parts + usize::from(index < total % parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn shares_add_up() {
+        for (total, parts) in [(10, 3), (3, 3), (10_000, 7)] {
+            assert_eq!(
+                (0..parts).map(|index| share(total, parts, index)).sum::<usize>(),
+                total
+            );
+        }
+    }
+}

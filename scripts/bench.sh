@@ -1,0 +1,180 @@
+#!/usr/bin/env bash
+# Runs the paired scenarios behind RESULTS.md: the servers of a scenario in turn, pass after pass, each on one CPU
+# and loadgen on another. Raw results go to bench/results/, tables to bench/results/tables.md and to the terminal.
+#
+#   scripts/bench.sh [--quick] [--pairs N] [--no-build] [--update FILE] [SCENARIO…]
+#
+#   --quick        short runs, one pass: shows that everything works, measures little
+#   --pairs N      passes of each scenario (default 5)
+#   --no-build     use the binaries that are there
+#   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE by the tables
+#   SCENARIO       a file of bench/scenarios/ without .sh (default: all)
+#
+# SERVER_CPU (default 0) and LOADGEN_CPU (default 1) choose the CPUs. Exit code 1 if a run lost or failed anything.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+server_cpu=${SERVER_CPU:-0}
+loadgen_cpu=${LOADGEN_CPU:-1}
+binaries=${CARGO_TARGET_DIR:-target}/release
+results=bench/results
+order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 shards-1k-w1 shards-1k-w50 idle-10k"
+pairs=""
+quick_run=no
+build=yes
+update=""
+chosen=""
+port=${BENCH_FIRST_PORT:-19400}
+server_pid=""
+failed=0
+
+fail() {
+    echo "bench.sh: $1" >&2
+    exit 2
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --quick) quick_run=yes ;;
+    --pairs)
+        [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "--pairs ${2:-}: expected a number from 1"
+        pairs=$2
+        shift
+        ;;
+    --no-build) build=no ;;
+    --update)
+        update=${2:-}
+        [ -f "$update" ] || fail "--update $update: no such file"
+        shift
+        ;;
+    -h | --help)
+        sed -n '2,/^set/p' "$0" | sed -n 's/^# \{0,1\}//p'
+        exit 0
+        ;;
+    -*) fail "$1: unknown option (see --help)" ;;
+    *)
+        [ -f "bench/scenarios/$1.sh" ] || fail "$1: no such scenario; there are: $order"
+        chosen="$chosen $1"
+        ;;
+    esac
+    shift
+done
+if [ -z "$pairs" ]; then
+    if [ "$quick_run" = yes ]; then pairs=1; else pairs=5; fi
+fi
+for cpu in "$server_cpu" "$loadgen_cpu"; do
+    taskset -c "$cpu" true 2>/dev/null || fail "CPU $cpu is not there; set SERVER_CPU and LOADGEN_CPU"
+done
+
+stop_server() {
+    [ -n "$server_pid" ] || return 0
+    kill -TERM "$server_pid" 2>/dev/null || true
+    for _ in $(seq 150); do
+        kill -0 "$server_pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$server_pid" 2>/dev/null || true
+    wait "$server_pid" 2>/dev/null || true
+    server_pid=""
+}
+logs=$(mktemp -d)
+trap 'stop_server; rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
+
+# Sets `command` to the command line of server $1 on $port.
+server_command() {
+    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s"
+    case $1 in
+    floor) command="taskset -c $server_cpu $binaries/floor $port" ;;
+    corecast) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;
+    corecast-2-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 2 --oversubscribe" ;;
+    corecast-2-shards-2-cpus) command="taskset -c $server_cpu,$loadgen_cpu $corecast --cores 2" ;;
+    *) fail "unknown server $1" ;;
+    esac
+}
+
+start_server() {
+    port=$((port + 1))
+    server_command "$1"
+    local log
+    log=$logs/$1.log
+    $command >"$log" 2>&1 &
+    server_pid=$!
+    for _ in $(seq 100); do
+        if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then return 0; fi
+        kill -0 "$server_pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    echo "bench.sh: $1 did not start; its output:" >&2
+    cat "$log" >&2
+    server_pid=""
+    return 1
+}
+
+# Runs load $2 of scenario $1 against server $3, pass $4.
+run_once() {
+    local scenario=$1 arguments=$2 server=$3 pass=$4
+    local json=$results/$scenario.$server.$pass.json text
+    rm -f "$json"
+    if ! start_server "$server"; then
+        failed=1
+        return 0
+    fi
+    # The arguments are words by intention.
+    # shellcheck disable=SC2086
+    text=$(taskset -c "$loadgen_cpu" "$binaries/loadgen" $arguments --url "ws://127.0.0.1:$port/pubsub/bench" \
+        --pid "$server_pid" --json "$json" --progress off --label "scenario=$about" --label "server=$server" \
+        --label "pass=$pass" --label "server_command=$command") || failed=1
+    stop_server
+    echo "pass $pass/$pairs  $scenario  $server: $(echo "$text" | sed -n \
+        's/^  server cpu us per \([a-z ]*[a-z]\) *\(.*\)/\2 µs per \1/p; s/^  server anonymous bytes per connection */B a connection: /p')" \
+        "$(echo "$text" | tail -1)" >&2
+}
+
+run_scenario() {
+    local scenario=$1 pass server arguments about="" servers="" load="" quick="" turn
+    # shellcheck source=/dev/null
+    . "bench/scenarios/$scenario.sh"
+    if [ "$quick_run" = yes ]; then arguments=$quick; else arguments=$load; fi
+    rm -f "$results/$scenario".*.json
+    for pass in $(seq "$pairs"); do
+        turn=$servers
+        if [ $((pass % 2)) = 0 ]; then turn=$(echo "$servers" | tr ' ' '\n' | tac | tr '\n' ' '); fi
+        for server in $turn; do
+            run_once "$scenario" "$arguments" "$server" "$pass"
+        done
+    done
+}
+
+# All results that are there, scenario by scenario in a fixed order.
+result_files() {
+    local scenario
+    for scenario in $order; do
+        ls "$results/$scenario".*.json 2>/dev/null || true
+    done
+}
+
+if [ "$build" = yes ]; then cargo build --release --workspace; fi
+for binary in loadgen floor corecast; do
+    [ -x "$binaries/$binary" ] || fail "$binaries/$binary is missing; run without --no-build"
+done
+mkdir -p "$results"
+for scenario in ${chosen:-$order}; do
+    run_scenario "$scenario"
+done
+
+files=$(result_files)
+[ -n "$files" ] || fail "no results"
+# shellcheck disable=SC2086
+"$binaries/loadgen" report $files | tee "$results/tables.md"
+if [ -n "$update" ]; then
+    if [ "$(grep -c -e '<!-- bench:begin -->' -e '<!-- bench:end -->' "$update")" != 2 ]; then
+        fail "--update $update: expected <!-- bench:begin --> and <!-- bench:end --> once each"
+    fi
+    awk -v tables="$results/tables.md" '
+        /<!-- bench:begin -->/ { print; print ""; while ((getline line < tables) > 0) print line; print ""; skip = 1 }
+        /<!-- bench:end -->/ { skip = 0 }
+        !skip { print }
+    ' "$update" >"$update.new" && mv "$update.new" "$update"
+fi
+exit "$failed"

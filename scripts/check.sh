@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# The one gate: format, lints, tests, docs, shell scripts, and a 5-second run of server and loadgen together.
+# Everything is an error; the first error ends it.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+began=$(date +%s)
+
+step() {
+    printf '\n=== %s (after %s s)\n' "$1" "$(($(date +%s) - began))"
+    shift
+    "$@"
+}
+
+lint_scripts() {
+    if ! command -v shellcheck >/dev/null; then
+        echo "SKIPPED: shellcheck is not installed"
+        return
+    fi
+    shellcheck scripts/*.sh .ci/run
+}
+
+server=
+work=
+clean_up() {
+    [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true
+    [ -z "$work" ] || rm -rf "$work"
+}
+trap clean_up EXIT
+
+smoke_failed() {
+    printf 'smoke: %s\n' "$*" >&2
+    cat "$work/server.out" "$work/server.err" >&2
+    exit 1
+}
+
+# The release server and loadgen, as a user would run them. loadgen exits 1 on anything lost or failed.
+smoke() {
+    work=$(mktemp -d)
+    "$target/release/corecast" --listen 127.0.0.1:0 --control 127.0.0.1:0 --echo --client-publish \
+        --drain-window 1s >"$work/server.out" 2>"$work/server.err" &
+    server=$!
+    local url='' control='' _
+    for _ in $(seq 100); do
+        url=$(grep -om1 'ws://[0-9.]*:[0-9]*' "$work/server.out" || true)
+        control=$(grep -om1 'http://[0-9.]*:[0-9]*' "$work/server.out" || true)
+        [ -z "$url" ] || [ -z "$control" ] || break
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+    done
+    [ -n "$url" ] && [ -n "$control" ] || smoke_failed "corecast did not start"
+
+    "$target/release/loadgen" fanout --url "$url/pubsub/smoke" --connections 200 --rate 200 --duration 5s \
+        --pid "$server" --progress off || smoke_failed "loadgen fanout found errors"
+    "$target/release/loadgen" echo --url "$url/echo" --connections 20 --duration 2s \
+        --pid "$server" --progress off || smoke_failed "loadgen echo found errors"
+
+    kill -TERM "$server"
+    wait "$server" || smoke_failed "corecast did not exit with 0 on SIGTERM"
+    server=
+    ! grep -q 'panicked' "$work/server.err" || smoke_failed "corecast panicked"
+}
+
+step "format" cargo fmt --all --check
+step "lints" cargo clippy --workspace --all-targets -- -D warnings
+step "shell scripts" lint_scripts
+step "tests" cargo test --workspace
+step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+step "release build" cargo build --workspace --release
+step "smoke run" smoke
+printf '\ncheck.sh: all good after %s s\n' "$(($(date +%s) - began))"

@@ -1,0 +1,285 @@
+//! A server put together: listeners, shards, control thread.
+//!
+//! [`Server::start`] runs on the caller's thread, checks everything that can be checked before anything is
+//! started, and undoes what it began when a later step fails.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::{Config, ConfigError, WaitMode, derived_max_connections};
+use crate::control::{self, ControlHandle, ControlSettings, Summary};
+use crate::preflight::{self, Unfit};
+use crate::push::{ECHO_PATH, Echo, PUBLISH_PREFIX, PublishSubscribe, SUBSCRIBE_PREFIX, Subscribe};
+use crate::routes::{Pattern, Route, Routes};
+use crate::shard::listener::{ListenError, Lock, listen};
+use crate::shard::stats::ShardStats;
+use crate::shard::{self, Parts, Settings, Waiting, mesh};
+use crate::ws::OriginPolicy;
+
+/// Connections to the control port that may wait to be accepted.
+const CONTROL_BACKLOG: i32 = 128;
+
+/// Why a server did not start, or did not end well.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is wrong: the user's fault.
+    Config(ConfigError),
+    /// The machine, or what this process may do on it, is not enough.
+    Unfit(Unfit),
+    /// An address cannot be listened on.
+    Listen(ListenError),
+    /// The control port cannot be listened on.
+    Control(SocketAddr, io::Error),
+    /// A shard or the control thread could not be started, or failed.
+    Thread(io::Error),
+}
+
+impl StartError {
+    /// The exit code that tells the user's faults (2) from all others (1).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Unfit(_) | Self::Listen(_) | Self::Control(..) | Self::Thread(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Unfit(error) => error.fmt(f),
+            Self::Listen(error) => error.fmt(f),
+            Self::Control(address, error) => {
+                write!(f, "cannot listen on {address} for the control port: {error}")
+            }
+            Self::Thread(error) => write!(f, "cannot run: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<Unfit> for StartError {
+    fn from(error: Unfit) -> Self {
+        Self::Unfit(error)
+    }
+}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
+        Self::Listen(error)
+    }
+}
+
+/// Starts servers.
+#[derive(Debug)]
+pub struct Server;
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct RunningServer {
+    websocket_addresses: Vec<SocketAddr>,
+    control_address: Option<SocketAddr>,
+    cpus: Vec<usize>,
+    max_connections: u64,
+    control: ControlHandle,
+    control_thread: JoinHandle<Summary>,
+    shards: Vec<shard::Handle>,
+    /// Keep other corecasts off our addresses.
+    _locks: Vec<Lock>,
+}
+
+impl Server {
+    /// Starts a server and returns when all of its cores accept connections.
+    ///
+    /// To be called on a thread that is not pinned to a CPU: its CPUs are those the shards may use.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(config: Config) -> Result<RunningServer, StartError> {
+        config.validate()?;
+        let cpus = config.shard_cpus()?;
+        preflight::check()?;
+        let descriptors = preflight::raise_descriptor_limit()?;
+        let max_connections = config
+            .max_connections
+            .unwrap_or_else(|| derived_max_connections(descriptors, cpus.len()));
+
+        let mut listeners: Vec<Vec<TcpListener>> = cpus.iter().map(|_| Vec::new()).collect();
+        let (mut websocket_addresses, mut locks) = (Vec::new(), Vec::new());
+        for &address in &config.listen {
+            let listening = listen(address, cpus.len(), config.reuse_port)?;
+            websocket_addresses.push(listening.address);
+            locks.push(listening.lock);
+            listeners
+                .iter_mut()
+                .zip(listening.sockets)
+                .for_each(|(shard, socket)| shard.push(socket));
+        }
+        let control_listener = config.control.address().map(listen_control).transpose()?;
+        let control_address = control_listener
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok());
+
+        let all_stats: Arc<[_]> = cpus
+            .iter()
+            .map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len())))
+            .collect();
+        let (meshes, link) = mesh::connect(&all_stats).map_err(StartError::Thread)?;
+        let settings = settings(&config, max_connections);
+        let control_settings = ControlSettings::new(&config, max_connections);
+        let routes: Arc<dyn Fn() -> Routes + Send + Sync> = routes(config)?;
+        let (control, control_thread) =
+            control::spawn(control_settings, link, control_listener).map_err(StartError::Thread)?;
+        let mut shards = Vec::new();
+        for ((mesh, listeners), &cpu) in meshes.into_iter().zip(listeners).zip(&cpus) {
+            let (settings, routes, all_stats) = (settings.clone(), routes.clone(), all_stats.clone());
+            match shard::spawn(
+                cpu,
+                Parts {
+                    settings,
+                    mesh,
+                    listeners,
+                    routes,
+                    all_stats,
+                },
+            ) {
+                Ok(shard) => shards.push(shard),
+                Err(error) => {
+                    control.stop_now();
+                    return Err(StartError::Thread(error));
+                }
+            }
+        }
+        Ok(RunningServer {
+            websocket_addresses,
+            control_address,
+            cpus,
+            max_connections,
+            control,
+            control_thread,
+            shards,
+            _locks: locks,
+        })
+    }
+}
+
+impl RunningServer {
+    /// Addresses that accept WebSocket connections, with the ports that the system chose.
+    #[must_use]
+    pub fn websocket_addresses(&self) -> &[SocketAddr] {
+        &self.websocket_addresses
+    }
+
+    /// Address of the control port, if there is one.
+    #[must_use]
+    pub fn control_address(&self) -> Option<SocketAddr> {
+        self.control_address
+    }
+
+    /// The CPU of each shard.
+    #[must_use]
+    pub fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
+    /// WebSocket connections that are served at a time.
+    #[must_use]
+    pub fn max_connections(&self) -> u64 {
+        self.max_connections
+    }
+
+    /// A handle that stops the server from any thread.
+    #[must_use]
+    pub fn handle(&self) -> ControlHandle {
+        self.control.clone()
+    }
+
+    /// Waits for the server's end: a signal, or [`ControlHandle::shutdown`].
+    ///
+    /// # Errors
+    /// When a shard failed.
+    pub fn wait(self) -> Result<Summary, StartError> {
+        let summary = self.control_thread.join();
+        let summary =
+            summary.map_err(|_| StartError::Thread(io::Error::other("the control thread panicked")))?;
+        for (number, shard) in self.shards.into_iter().enumerate() {
+            // One that does not answer may never end; its thread ends with the process.
+            if !summary.undrained_shards.contains(&number) {
+                shard.join().map_err(StartError::Thread)?;
+            }
+        }
+        Ok(summary)
+    }
+}
+
+fn listen_control(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(CONTROL_BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| StartError::Control(address, error))
+}
+
+fn settings(config: &Config, max_connections: u64) -> Settings {
+    Settings {
+        max_connections,
+        max_message_bytes: config.max_message_bytes,
+        max_handshake_bytes: config.max_handshake_bytes,
+        handshake_timeout: Duration::from_millis(config.handshake_timeout_millis),
+        keepalive: Duration::from_millis(config.keepalive_millis),
+        send_queue_bytes: config.send_queue_bytes,
+        waiting: match config.wait {
+            WaitMode::Auto => Waiting::Automatic,
+            WaitMode::Ring => Waiting::Ring,
+            WaitMode::Executor => Waiting::Executor,
+        },
+    }
+}
+
+/// The routes of the server binary, made anew on each shard.
+fn routes(config: Config) -> Result<Arc<dyn Fn() -> Routes + Send + Sync>, StartError> {
+    let origins = OriginPolicy::parse(&config.allowed_origins)
+        .map_err(|error| StartError::Thread(io::Error::other(error.to_string())))?;
+    Ok(Arc::new(move || {
+        let mut routes = Routes::default();
+        let mut add = |pattern, component| {
+            let (origins, strict_sub_protocols) = (origins.clone(), config.strict_subprotocols);
+            routes.add(Route {
+                pattern,
+                origins,
+                strict_sub_protocols,
+                component,
+            });
+        };
+        let names = || config.subprotocols.clone();
+        add(
+            Pattern::Prefix(SUBSCRIBE_PREFIX.to_owned()),
+            Box::new(Subscribe::new(names())),
+        );
+        let publish = PublishSubscribe::new(names(), config.client_publish);
+        add(Pattern::Prefix(PUBLISH_PREFIX.to_owned()), Box::new(publish));
+        if config.echo {
+            add(Pattern::Exact(ECHO_PATH.to_owned()), Box::new(Echo::new(names())));
+        }
+        routes
+    }))
+}

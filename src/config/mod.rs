@@ -1,0 +1,287 @@
+//! Every limit and knob: its unit in the name, its default, one validation.
+//!
+//! A setting is added in one place: a field of [`Config`], whose doc comment is its help text, and its
+//! default in [`Config::default`]. Flag, environment variable, file key, `--print-config` and the default
+//! shown by `--help` follow from the field.
+//!
+//! This module imports nothing of this crate.
+
+mod cpus;
+mod load;
+mod validate;
+mod values;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use clap::{ArgAction, Args, ValueEnum};
+use serde::Serialize;
+
+pub use load::{Action, Invocation, LoadError, load};
+pub use validate::ConfigError;
+pub use values::{ControlAddress, CpuList, PublishToken};
+
+use values::{
+    parse_address, parse_bool, parse_cores, parse_count, parse_duration, parse_size, serialize_duration,
+    serialize_size,
+};
+
+/// Most shards that one process can have.
+pub const MAX_SHARDS: usize = 1024;
+
+/// Largest `--max-connections`: a slot's number has 32 bits.
+pub const MAX_CONNECTIONS: u64 = u32::MAX as u64;
+
+/// Largest `--max-message-size` and `--send-queue`, in bytes.
+pub const MAX_QUEUE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Least and largest `--max-handshake-size`, in bytes. Below it, no browser's request fits.
+pub const HANDSHAKE_BYTES: (usize, usize) = (512, 1024 * 1024);
+
+/// Least and largest `--handshake-timeout`, in milliseconds.
+pub const HANDSHAKE_TIMEOUT_MILLIS: (u64, u64) = (10, 600_000);
+
+/// Least and largest `--keepalive` that is not off, in milliseconds.
+pub const KEEPALIVE_MILLIS: (u64, u64) = (10, 24 * 3_600_000);
+
+/// Largest `--drain-window`, in milliseconds.
+pub const MAX_DRAIN_WINDOW_MILLIS: u64 = 3_600_000;
+
+/// Descriptors kept free of WebSocket connections for the process: standard streams, event descriptors and
+/// the usual number of control connections.
+pub const DESCRIPTOR_RESERVE_PROCESS: u64 = 64;
+
+/// Descriptors kept free of WebSocket connections for each shard: its executor's and its own io_uring
+/// instances, its event descriptors and its listeners.
+pub const DESCRIPTOR_RESERVE_SHARD: u64 = 16;
+
+/// How many connections fit under `descriptor_limit` open files with `shards` shards: the limit less
+/// [`DESCRIPTOR_RESERVE_PROCESS`] and [`DESCRIPTOR_RESERVE_SHARD`], but at least one.
+#[must_use]
+pub fn derived_max_connections(descriptor_limit: u64, shards: usize) -> u64 {
+    let shards = DESCRIPTOR_RESERVE_SHARD.saturating_mul(shards as u64);
+    descriptor_limit
+        .saturating_sub(shards)
+        .saturating_sub(DESCRIPTOR_RESERVE_PROCESS)
+        .max(1)
+}
+
+/// Settings of a server. Start from [`Config::default`], set fields, then [`Config::validate`].
+#[derive(Args, Clone, Debug, PartialEq, Eq, Serialize)]
+#[group(skip)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    /// Address of the WebSocket port, IP:PORT. Repeat it, or separate with commas, for more addresses. Every
+    /// core listens on each of them; an address in use ends the start with exit code 1
+    #[arg(help_heading = "Addresses", long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_address)]
+    pub listen: Vec<SocketAddr>,
+
+    /// Address of the control port (publish API, metrics, health), IP:PORT, or off. Beyond loopback it needs
+    /// --publish-token
+    #[arg(help_heading = "Addresses", long, value_name = "ADDR|off")]
+    pub control: ControlAddress,
+
+    /// Listen even where another program, such as a second corecast, already shares the address
+    #[arg(help_heading = "Addresses", long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub reuse_port: bool,
+
+    /// Number of shards, each pinned to one CPU. Default: every CPU this process may run on. More than that
+    /// is refused without --oversubscribe
+    #[arg(help_heading = "Cores", long, value_name = "N", value_parser = parse_cores)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<usize>,
+
+    /// Exact CPUs, one shard on each, such as 0-3,8; overrides --cores. A CPU this process may not run on, or
+    /// one named twice without --oversubscribe, is refused
+    #[arg(help_heading = "Cores", long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuList>,
+
+    /// Allow more shards than CPUs: --cores goes round the allowed CPUs, --cpus may name one twice
+    #[arg(help_heading = "Cores", long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub oversubscribe: bool,
+
+    /// How a shard without work waits: on its own ring, in its executor, or as it sees fit. For measurements
+    #[arg(long, hide = true, value_enum, value_name = "HOW")]
+    #[serde(skip_serializing_if = "WaitMode::is_auto")]
+    pub wait: WaitMode,
+
+    /// Connections of the whole process. Over it: 503 with Retry-After. Default: the limit on open files
+    /// (raised to its hard limit at start) less a small reserve
+    #[arg(help_heading = "Connections", long, value_name = "N", value_parser = parse_count)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u64>,
+
+    /// Interval of pings, ms s m h; 0 is off. A peer silent for a whole further interval is dropped
+    #[arg(help_heading = "Connections", long = "keepalive", value_name = "DUR", value_parser = parse_duration)]
+    #[serde(rename = "keepalive", serialize_with = "serialize_duration")]
+    pub keepalive_millis: u64,
+
+    /// Bytes of a request head, B KiB MiB. Over it: 431
+    #[arg(help_heading = "Connections", long = "max-handshake-size", value_name = "SIZE", value_parser = parse_size)]
+    #[serde(rename = "max-handshake-size", serialize_with = "serialize_size")]
+    pub max_handshake_bytes: usize,
+
+    /// Time for a complete request head, ms s m h. Over it: closed
+    #[arg(help_heading = "Connections", long = "handshake-timeout", value_name = "DUR", value_parser = parse_duration)]
+    #[serde(rename = "handshake-timeout", serialize_with = "serialize_duration")]
+    pub handshake_timeout_millis: u64,
+
+    /// Browser origin that may connect, SCHEME://HOST[:PORT], or * for any. Repeat it, or separate with
+    /// commas, for more. Default: the origin's host is the request's Host. Others: 403. A request without
+    /// Origin does not come from a browser's page and passes
+    #[arg(
+        help_heading = "Connections",
+        long = "allowed-origin",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "allowed-origin")]
+    pub allowed_origins: Vec<String>,
+
+    /// WebSocket subprotocol spoken here. Repeat it, or separate with commas, for more
+    #[arg(
+        help_heading = "Connections",
+        long = "subprotocol",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "subprotocol")]
+    pub subprotocols: Vec<String>,
+
+    /// A client that offers subprotocols must offer one of ours, else 400
+    #[arg(help_heading = "Connections", long, value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
+    pub strict_subprotocols: bool,
+
+    /// Bytes of one message, received or published, B KiB MiB. Over it: close 1009, or 413 by HTTP
+    #[arg(help_heading = "Messages", long = "max-message-size", value_name = "SIZE", value_parser = parse_size)]
+    #[serde(rename = "max-message-size", serialize_with = "serialize_size")]
+    pub max_message_bytes: usize,
+
+    /// Bytes that may wait for one connection that reads too slowly, B KiB MiB. Over it: close 1008 "slow
+    /// consumer"
+    #[arg(help_heading = "Messages", long = "send-queue", value_name = "SIZE", value_parser = parse_size)]
+    #[serde(rename = "send-queue", serialize_with = "serialize_size")]
+    pub send_queue_bytes: usize,
+
+    /// Add the route /echo
+    #[arg(help_heading = "Messages", long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub echo: bool,
+
+    /// Let clients publish on /pubsub/TOPIC. Without it: 403
+    #[arg(help_heading = "Messages", long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    pub client_publish: bool,
+
+    /// Bearer token of the publish API; requests without it: 401. Others on this machine can read flags:
+    /// better set CORECAST_PUBLISH_TOKEN. --print-config leaves it out
+    #[arg(help_heading = "Messages", long, value_name = "TOKEN")]
+    #[serde(skip)]
+    pub publish_token: Option<PublishToken>,
+
+    /// On SIGTERM or SIGINT, connections are closed with 1012 spread evenly over this time, ms s m h. A second
+    /// signal ends at once
+    #[arg(help_heading = "Running", long = "drain-window", value_name = "DUR", value_parser = parse_duration)]
+    #[serde(rename = "drain-window", serialize_with = "serialize_duration")]
+    pub drain_window_millis: u64,
+
+    /// Form of the log on stderr
+    #[arg(help_heading = "Running", long, value_enum, value_name = "FORM")]
+    pub log_format: LogFormat,
+
+    /// Least important level that is logged
+    #[arg(help_heading = "Running", long, value_enum, value_name = "LEVEL")]
+    pub log: LogLevel,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            listen: vec![loopback(8080)],
+            control: ControlAddress::At(loopback(8081)),
+            reuse_port: false,
+            cores: None,
+            cpus: None,
+            oversubscribe: false,
+            wait: WaitMode::Auto,
+            max_connections: None,
+            keepalive_millis: 30_000,
+            max_handshake_bytes: 8 * 1024,
+            handshake_timeout_millis: 10_000,
+            allowed_origins: Vec::new(),
+            subprotocols: Vec::new(),
+            strict_subprotocols: true,
+            max_message_bytes: 64 * 1024,
+            send_queue_bytes: 1024 * 1024,
+            echo: false,
+            client_publish: false,
+            publish_token: None,
+            drain_window_millis: 10_000,
+            log_format: LogFormat::Text,
+            log: LogLevel::Info,
+        }
+    }
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// One readable line for each event.
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+/// Least important level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What needs someone to act.
+    Error,
+    /// What is not as it should be.
+    Warn,
+    /// What happens to the server as a whole.
+    Info,
+    /// What happens to single connections.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a shard without work waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitMode {
+    /// In its own ring while no user task lives on its executor, else in the executor.
+    #[default]
+    Auto,
+    /// Always in its own ring.
+    Ring,
+    /// Always in its executor.
+    Executor,
+}
+
+impl WaitMode {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_leaves_what_the_machine_can_hold() {
+        assert_eq!(derived_max_connections(20_000, 1), 19_920);
+        assert_eq!(derived_max_connections(20_000, 2), 19_904);
+        assert_eq!(derived_max_connections(10, 2), 1);
+        assert_eq!(derived_max_connections(u64::MAX, usize::MAX), 1);
+    }
+}

@@ -1,0 +1,338 @@
+//! The routes of the control port, and publishing by HTTP.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
+
+use super::dispatcher::Command;
+use super::{Shared, health, metrics};
+use crate::clock;
+use crate::config::PublishToken;
+use crate::frame::Frame;
+use crate::shard::message::{Overloaded, Receipt};
+use crate::topic::TopicName;
+use crate::ws::MessageKind;
+
+/// Time for a request's body; over it: 408.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time for the owner shard's answer; over it: 503.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What `Retry-After` says when the shards are full: they drain within milliseconds, its unit is the second.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+const INDEX: &str = "\
+corecast control port
+
+POST /pub/<topic>  publish the body; Content-Type: application/octet-stream makes a binary message
+GET  /metrics      Prometheus metrics
+GET  /live         200 while every shard runs
+GET  /ready        200 while new connections are welcome
+";
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(async || INDEX))
+        // The topic is read from the raw path: decoding it twice would change it.
+        .route("/pub/", post(publish))
+        .route("/pub/{*topic}", post(publish))
+        .route("/metrics", get(metrics::metrics))
+        .route("/live", get(health::live))
+        .route("/ready", get(health::ready))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(DefaultBodyLimit::max(shared.settings.max_message_bytes))
+        .with_state(shared)
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    let path = uri.path();
+    let hint = if path == "/pub" {
+        "; publish with POST /pub/<topic>"
+    } else {
+        "; GET / lists what there is"
+    };
+    ApiError::new(StatusCode::NOT_FOUND, format!("there is no {path}{hint}"))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not possible on {}", uri.path()),
+    )
+}
+
+/// An answer that is not success: a status, a sentence, and a header where the status asks for one.
+#[derive(Debug)]
+struct ApiError {
+    status: StatusCode,
+    message: Cow<'static, str>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            header: None,
+        }
+    }
+
+    fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: &'a str,
+        }
+        let mut response = (self.status, Json(Body { error: &self.message })).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    topic: &'a str,
+    subscribers: u64,
+    epoch: &'a str,
+    offset: u64,
+}
+
+async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+    authorize(shared.settings.publish_token.as_ref(), request.headers())?;
+    let path = request.uri().path();
+    let topic = TopicName::from_path(path.strip_prefix("/pub/").unwrap_or_default())
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let kind = kind(request.headers());
+    let payload = read_payload(request, shared.settings.max_message_bytes).await?;
+    if kind == MessageKind::Text && simdutf8::basic::from_utf8(&payload).is_err() {
+        let reason = "the body is not UTF-8; bytes need Content-Type: application/octet-stream";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+    }
+    let frame = Frame::new(kind, &payload, clock::monotonic_nanos());
+    drop(payload);
+    let receipt = shared.publish(topic.clone(), frame).await?;
+    let status = if receipt.subscribers == 0 {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::CREATED
+    };
+    let answer = Published {
+        topic: topic.as_str(),
+        subscribers: receipt.subscribers,
+        epoch: &shared.settings.epoch,
+        offset: receipt.offset,
+    };
+    Ok((status, Json(answer)).into_response())
+}
+
+impl Shared {
+    async fn publish(&self, topic: TopicName, frame: Arc<Frame>) -> Result<Receipt, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let ask = async {
+            // Either end is closed only when the dispatcher or the shard has ended.
+            self.commands
+                .send(Command::Publish { topic, frame, reply })
+                .await
+                .ok()?;
+            answer.await.ok()
+        };
+        match tokio::time::timeout(PUBLISH_TIMEOUT, ask).await {
+            Ok(Some(Ok(receipt))) => Ok(receipt),
+            Ok(Some(Err(Overloaded))) => Err(ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "the shards cannot take more messages now; nobody got this one",
+            )
+            .with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            Ok(None) => Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the server is ending; nobody is known to have got this message",
+            )),
+            Err(_) => Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!(
+                    "the topic's shard has not answered within {} s; the message may still be delivered",
+                    PUBLISH_TIMEOUT.as_secs()
+                ),
+            )),
+        }
+    }
+}
+
+/// Checks that the request may publish: by its token, or where none is set, by not being another site's
+/// page: a browser sends those to loopback as readily as the user's own.
+fn authorize(token: Option<&PublishToken>, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(token) = token else {
+        return match is_cross_origin(headers) {
+            false => Ok(()),
+            true => Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "pages of other origins may publish only with a token (--publish-token)",
+            )),
+        };
+    };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, given) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme
+            .eq_ignore_ascii_case(b"Bearer ")
+            .then_some(given.trim_ascii())
+    });
+    // The time of the comparison tells the token's length and nothing else.
+    if given.is_some_and(|given| bool::from(given.ct_eq(token.expose().as_bytes()))) {
+        return Ok(());
+    }
+    let (message, challenge) = match given {
+        None => (
+            "publishing needs the header Authorization: Bearer <token>",
+            "Bearer realm=\"corecast\"",
+        ),
+        Some(_) => (
+            "the token is not the right one",
+            "Bearer realm=\"corecast\", error=\"invalid_token\"",
+        ),
+    };
+    Err(ApiError::new(StatusCode::UNAUTHORIZED, message)
+        .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)))
+}
+
+fn is_cross_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let host = headers
+        .get(header::HOST)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    !authority.is_some_and(|(_, authority)| authority.as_bytes().eq_ignore_ascii_case(host))
+}
+
+/// Binary for `application/octet-stream`, text for anything else.
+fn kind(headers: &HeaderMap) -> MessageKind {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    let essence = media_type
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
+    match essence.eq_ignore_ascii_case(b"application/octet-stream") {
+        true => MessageKind::Binary,
+        false => MessageKind::Text,
+    }
+}
+
+async fn read_payload(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let message = format!("the body is longer than --max-message-size, {limit} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    // Refused before a client that waits for 100 Continue sends anything.
+    if declared.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
+        Ok(Ok(payload)) => Ok(payload),
+        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
+            Err(too_large())
+        }
+        Ok(Err(_)) => Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "the body ended early or is badly encoded",
+        )),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn a_token_must_match_to_the_byte() {
+        let token = PublishToken::new("s3cret");
+        let check = |value| authorize(Some(&token), &headers(&[(header::AUTHORIZATION, value)]));
+        for value in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "] {
+            assert!(check(value).is_ok(), "{value}");
+        }
+        for value in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer s3cre",
+            "Bearer s3cret2",
+            "Bearer S3cret",
+            "Basic s3cret",
+        ] {
+            let error = check(value).unwrap_err();
+            assert_eq!(error.status, StatusCode::UNAUTHORIZED, "{value}");
+            assert_eq!(error.header.unwrap().0, header::WWW_AUTHENTICATE);
+        }
+        assert!(authorize(Some(&token), &HeaderMap::new()).is_err());
+        assert!(authorize(None, &HeaderMap::new()).is_ok());
+    }
+
+    #[test]
+    fn without_a_token_only_the_own_page_may_publish() {
+        let check = |origin| {
+            let headers = headers(&[(header::HOST, "localhost:8081"), (header::ORIGIN, origin)]);
+            authorize(None, &headers).map_err(|error| error.status)
+        };
+        assert_eq!(check("http://localhost:8081"), Ok(()));
+        for origin in ["http://localhost:8082", "https://evil.example", "null", ""] {
+            assert_eq!(check(origin), Err(StatusCode::FORBIDDEN), "{origin}");
+        }
+    }
+
+    #[test]
+    fn only_octet_stream_is_binary() {
+        let kind_of = |value| kind(&headers(&[(header::CONTENT_TYPE, value)]));
+        for value in ["application/octet-stream", "Application/Octet-Stream; charset=x"] {
+            assert_eq!(kind_of(value), MessageKind::Binary, "{value}");
+        }
+        for value in ["", "text/plain", "application/json", "application/octet-streams"] {
+            assert_eq!(kind_of(value), MessageKind::Text, "{value}");
+        }
+        assert_eq!(kind(&HeaderMap::new()), MessageKind::Text);
+    }
+}

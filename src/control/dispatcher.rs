@@ -1,0 +1,417 @@
+//! Owns the rings to and from the shards: forwards what handlers ask, gives them the answers, drains.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Shared, Stop, Summary};
+use crate::frame::Frame;
+use crate::shard::mesh::ControlLink;
+use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
+use crate::topic::TopicName;
+
+/// Time beyond the drain window after which shards that have not drained are given up. Longer than a shard
+/// waits for a peer's close frame.
+const DRAIN_GRACE: Duration = Duration::from_secs(8);
+
+/// The same when the server is to end at once: enough for the close frames to leave, not for the peers to
+/// answer them.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Pause before a drain that a full ring refused is sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Interval at which answers that nobody waits for any more are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause when there is nothing to be done at any time.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// What a handler asks for.
+pub(super) enum Command {
+    /// Publish to the topic's owner. A dropped reply means that the owner has ended.
+    Publish {
+        topic: TopicName,
+        frame: Arc<Frame>,
+        reply: oneshot::Sender<Result<Receipt, Overloaded>>,
+    },
+    /// Fan-out times of one shard. A dropped reply means that it cannot be asked now.
+    Snapshot {
+        shard: usize,
+        reply: oneshot::Sender<Box<Histogram<u64>>>,
+    },
+}
+
+enum Reply {
+    Publish(oneshot::Sender<Result<Receipt, Overloaded>>),
+    Snapshot(oneshot::Sender<Box<Histogram<u64>>>),
+}
+
+impl Reply {
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Publish(reply) => !reply.is_closed(),
+            Self::Snapshot(reply) => !reply.is_closed(),
+        }
+    }
+}
+
+struct Pending {
+    shard: usize,
+    reply: Reply,
+}
+
+/// What a shard has still to be told, or is yet to say, before the server may end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ShardState {
+    /// It serves, or drains as it was told.
+    Alive,
+    /// It is to drain over so many milliseconds and has not been told.
+    Untold(u64),
+    /// It has ended.
+    Ended,
+}
+
+pub(super) struct Dispatcher {
+    link: ControlLink,
+    shared: Arc<Shared>,
+    /// An event descriptor: like the end of a pipe it is readable or not, and no other type of tokio's that
+    /// needs no unsafe code takes one.
+    bell: pipe::Receiver,
+    commands: mpsc::Receiver<Command>,
+    stop: watch::Receiver<Stop>,
+    /// Keeps [`Dispatcher::stop`] open when the user has dropped every handle.
+    _stopper: Arc<watch::Sender<Stop>>,
+    pending: HashMap<u64, Pending>,
+    next_request: u64,
+    next_sweep: Instant,
+    shards: Vec<ShardState>,
+    deadline: Option<Instant>,
+    cut_connections: u64,
+}
+
+impl Dispatcher {
+    /// Must be called inside the runtime.
+    pub(super) fn new(
+        link: ControlLink,
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+        stopper: Arc<watch::Sender<Stop>>,
+    ) -> io::Result<Self> {
+        let bell = link.bell().try_clone_to_owned()?;
+        socket2::SockRef::from(&bell).set_nonblocking(true)?;
+        Ok(Self {
+            bell: pipe::Receiver::from_owned_fd_unchecked(bell)?,
+            commands,
+            stop: stopper.subscribe(),
+            _stopper: stopper,
+            pending: HashMap::new(),
+            next_request: 0,
+            next_sweep: Instant::now(),
+            shards: vec![ShardState::Alive; link.shards()],
+            deadline: None,
+            cut_connections: 0,
+            link,
+            shared,
+        })
+    }
+
+    /// Runs until every shard has ended, or until the time for it is over.
+    pub(super) async fn run(&mut self) -> Summary {
+        // Whatever arrived before the bell was watched.
+        self.receive_all();
+        while self.shards.iter().any(|shard| *shard != ShardState::Ended) {
+            let wake = self.next_wake();
+            tokio::select! {
+                _ = self.bell.readable() => {
+                    // The refused read at the end is what makes the next wait a wait.
+                    while self.bell.try_read(&mut [0; 8]).is_ok() {}
+                    self.receive_all();
+                }
+                Some(command) = self.commands.recv() => self.handle_command(command),
+                Ok(()) = self.stop.changed() => self.handle_stop(),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            self.send_drains();
+            let now = Instant::now();
+            self.sweep(now);
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                break;
+            }
+        }
+        self.summary()
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let untold = self
+            .shards
+            .iter()
+            .any(|shard| matches!(shard, ShardState::Untold(_)));
+        let retry = untold.then_some(now + RETRY_PAUSE);
+        let sweep = (!self.pending.is_empty()).then_some(self.next_sweep);
+        [retry, sweep, self.deadline]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + FAR)
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        let request = self.next_request;
+        self.next_request += 1;
+        let (shard, message, reply) = match command {
+            Command::Publish { topic, frame, reply } => {
+                let shard = topic.owner(self.shards.len());
+                let publisher = Publisher::Control(request);
+                (
+                    shard,
+                    ToShard::Publish {
+                        topic,
+                        frame,
+                        publisher,
+                    },
+                    Reply::Publish(reply),
+                )
+            }
+            Command::Snapshot { shard, reply } => {
+                (shard, ToShard::Snapshot { request }, Reply::Snapshot(reply))
+            }
+        };
+        if self.shards[shard] == ShardState::Ended {
+            return;
+        }
+        match (self.link.try_send(shard, message), reply) {
+            (Ok(()), reply) => drop(self.pending.insert(request, Pending { shard, reply })),
+            (Err(_), reply) => {
+                self.shared.ring_full[shard].fetch_add(1, Relaxed);
+                if let Reply::Publish(reply) = reply {
+                    // A handler that has gone away needs no answer.
+                    let _ = reply.send(Err(Overloaded));
+                }
+            }
+        }
+    }
+
+    fn receive_all(&mut self) {
+        self.link.listen();
+        while let Some(message) = self.link.try_receive() {
+            match message {
+                ToControl::Published { request, outcome } => {
+                    if let Some(Pending {
+                        reply: Reply::Publish(reply),
+                        ..
+                    }) = self.pending.remove(&request)
+                    {
+                        let _ = reply.send(outcome);
+                    }
+                }
+                ToControl::Snapshot {
+                    request,
+                    fanout_micros,
+                } => {
+                    if let Some(Pending {
+                        reply: Reply::Snapshot(reply),
+                        ..
+                    }) = self.pending.remove(&request)
+                    {
+                        let _ = reply.send(fanout_micros);
+                    }
+                }
+                ToControl::Drained { shard, cut } => self.handle_drained(usize::from(shard), cut),
+            }
+        }
+    }
+
+    fn handle_drained(&mut self, shard: usize, cut: u64) {
+        self.cut_connections += cut;
+        self.shards[shard] = ShardState::Ended;
+        self.shared.ended[shard].store(true, Relaxed);
+        // A shard answers in order and ends after this: whoever still waits for it would wait in vain.
+        self.pending.retain(|_, pending| pending.shard != shard);
+        let left = self
+            .shards
+            .iter()
+            .filter(|shard| **shard != ShardState::Ended)
+            .count();
+        info!(shard, cut, shards_left = left, "shard drained");
+    }
+
+    fn handle_stop(&mut self) {
+        let stop = *self.stop.borrow_and_update();
+        let (window_millis, grace) = match stop {
+            Stop::Not => return,
+            Stop::Drain => (self.shared.settings.drain_window_millis, DRAIN_GRACE),
+            Stop::Now => (0, STOP_GRACE),
+        };
+        self.shared.draining.store(true, Relaxed);
+        self.deadline = Some(Instant::now() + Duration::from_millis(window_millis) + grace);
+        for shard in &mut self.shards {
+            if *shard != ShardState::Ended {
+                *shard = ShardState::Untold(window_millis);
+            }
+        }
+        let connections: u64 = self
+            .shared
+            .stats
+            .iter()
+            .map(|stats| stats.connections.get())
+            .sum();
+        match stop {
+            Stop::Now => info!(connections, "ending at once"),
+            _ => info!(connections, window_millis, "draining"),
+        }
+    }
+
+    fn send_drains(&mut self) {
+        for (shard, state) in self.shards.iter_mut().enumerate() {
+            if let ShardState::Untold(window_millis) = *state {
+                if self
+                    .link
+                    .try_send(shard, ToShard::Drain { window_millis })
+                    .is_ok()
+                {
+                    *state = ShardState::Alive;
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+            self.pending.retain(|_, pending| pending.reply.is_awaited());
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let states = self.shards.iter().enumerate();
+        let undrained_shards: Vec<usize> = states
+            .filter(|(_, state)| **state != ShardState::Ended)
+            .map(|(shard, _)| shard)
+            .collect();
+        let left = undrained_shards
+            .iter()
+            .map(|shard| self.shared.stats[*shard].connections.get());
+        let cut_connections = self.cut_connections + left.sum::<u64>();
+        if undrained_shards.is_empty() {
+            info!(cut_connections, "all shards drained");
+        } else {
+            warn!(
+                cut_connections,
+                ?undrained_shards,
+                "ending although shards have not drained"
+            );
+        }
+        Summary {
+            cut_connections,
+            undrained_shards,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::shard::mesh::RING_MESSAGES;
+    use crate::ws::MessageKind;
+
+    fn publish() -> (Command, oneshot::Receiver<Result<Receipt, Overloaded>>) {
+        let (reply, answer) = oneshot::channel();
+        let topic = TopicName::new("a").unwrap();
+        (
+            Command::Publish {
+                topic,
+                frame: Frame::new(MessageKind::Text, b"x", 0),
+                reply,
+            },
+            answer,
+        )
+    }
+
+    #[test]
+    fn a_full_ring_refuses_publishes_and_only_delays_the_drain() {
+        testing::runtime().block_on(async {
+            let (mut meshes, link) = testing::rings(1);
+            let (_commands, commands) = mpsc::channel(1);
+            let stopper = Arc::new(watch::channel(Stop::Not).0);
+            let shared = Arc::new(testing::shared(1));
+            let mut dispatcher = Dispatcher::new(link, shared.clone(), commands, stopper.clone()).unwrap();
+            let mut answers = Vec::new();
+            let refused = loop {
+                let (command, mut answer) = publish();
+                dispatcher.handle_command(command);
+                match answer.try_recv() {
+                    Ok(outcome) => break outcome,
+                    Err(_) => answers.push(answer),
+                }
+            };
+            assert_eq!((refused, answers.len()), (Err(Overloaded), RING_MESSAGES));
+            assert_eq!(shared.ring_full[0].load(Relaxed), 1);
+
+            stopper.send_replace(Stop::Drain);
+            let shard = std::thread::spawn(move || {
+                let mut mesh = meshes.remove(0);
+                std::thread::sleep(3 * RETRY_PAUSE);
+                let mut published = 0;
+                loop {
+                    match mesh.receive(&mut 0) {
+                        Some(ToShard::Publish { .. }) => published += 1,
+                        Some(ToShard::Drain { window_millis }) => {
+                            mesh.send_to_control(ToControl::Drained { shard: 0, cut: 4 });
+                            mesh.ring_doorbells(|_| ());
+                            return (published, window_millis);
+                        }
+                        _ => std::thread::yield_now(),
+                    }
+                }
+            });
+            let summary = dispatcher.run().await;
+            assert_eq!(
+                summary,
+                Summary {
+                    cut_connections: 4,
+                    undrained_shards: Vec::new()
+                }
+            );
+            assert_eq!(
+                shard.join().unwrap(),
+                (RING_MESSAGES, shared.settings.drain_window_millis)
+            );
+            assert!(
+                answers
+                    .iter_mut()
+                    .all(|answer| answer.try_recv() == Err(oneshot::error::TryRecvError::Closed))
+            );
+            let (command, answer) = publish();
+            dispatcher.handle_command(command);
+            assert!(answer.await.is_err(), "a shard that has ended takes no publish");
+        });
+    }
+
+    #[test]
+    fn an_answer_that_nobody_awaits_is_forgotten() {
+        testing::runtime().block_on(async {
+            let (_meshes, link) = testing::rings(1);
+            let (_commands, commands) = mpsc::channel(1);
+            let stopper = Arc::new(watch::channel(Stop::Not).0);
+            let shared = Arc::new(testing::shared(1));
+            let mut dispatcher = Dispatcher::new(link, shared, commands, stopper).unwrap();
+            let ((first, gone), (second, _awaited)) = (publish(), publish());
+            dispatcher.handle_command(first);
+            dispatcher.handle_command(second);
+            drop(gone);
+            dispatcher.sweep(Instant::now() + SWEEP_INTERVAL);
+            assert_eq!(dispatcher.pending.len(), 1);
+        });
+    }
+}

@@ -1,0 +1,253 @@
+//! The control thread: everything that is not the hot path, on well-kept libraries.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`dispatcher`] | the rings to and from the shards; requests that await an answer; the drain |
+//! | [`server`] | the HTTP connections and their limits |
+//! | [`api`] | the routes and `POST /pub/<topic>` |
+//! | [`metrics`] | `GET /metrics` |
+//! | [`health`] | `GET /live` and `GET /ready` |
+//!
+//! Invariants:
+//! 1. One task, the dispatcher, owns the rings. Handlers send it commands and wait for the answer for a
+//!    bounded time: a dead shard costs a request its timeout and nothing else.
+//! 2. A drain reaches every shard: what a full ring refuses is sent again until it is taken.
+//! 3. The thread ends when every shard has drained, or when the time for it is over.
+//!
+//! This is the only module that names tokio.
+
+mod api;
+mod dispatcher;
+mod health;
+mod metrics;
+mod server;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread::JoinHandle;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::config::{Config, PublishToken};
+use crate::shard::mesh::ControlLink;
+use crate::shard::stats::ShardStats;
+use dispatcher::{Command, Dispatcher};
+
+/// Commands of handlers that the dispatcher has not taken yet; more wait in their handlers.
+const COMMAND_QUEUE: usize = 256;
+
+/// What the control thread needs to know.
+#[derive(Clone, Debug)]
+pub struct ControlSettings {
+    /// Largest payload of a publish, in bytes.
+    pub max_message_bytes: usize,
+    /// Connections that the shards may have in sum.
+    pub max_connections: u64,
+    /// Bearer token that a publish must show.
+    pub publish_token: Option<PublishToken>,
+    /// Length of a drain in milliseconds.
+    pub drain_window_millis: u64,
+    /// Names this start of the server: offsets count from 1 again when it changes.
+    pub epoch: String,
+    /// Drain on SIGTERM and SIGINT.
+    pub handle_signals: bool,
+}
+
+impl ControlSettings {
+    /// Settings for a server that ends on signals, with a new epoch.
+    #[must_use]
+    pub fn new(config: &Config, max_connections: u64) -> Self {
+        Self {
+            max_message_bytes: config.max_message_bytes,
+            max_connections,
+            publish_token: config.publish_token.clone(),
+            drain_window_millis: config.drain_window_millis,
+            epoch: random_epoch(),
+            handle_signals: true,
+        }
+    }
+}
+
+/// Sixteen random hexadecimal digits.
+#[must_use]
+pub fn random_epoch() -> String {
+    // The standard library seeds every process's hashers from the system's random numbers. The epoch has to
+    // differ between starts, not to be a secret.
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+/// How far the server is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    /// It serves.
+    Not,
+    /// It drains over the window.
+    Drain,
+    /// It ends at once.
+    Now,
+}
+
+/// Stops the server, from any thread. Harmless once the server has ended.
+#[derive(Clone, Debug)]
+pub struct ControlHandle(Arc<watch::Sender<Stop>>);
+
+impl ControlHandle {
+    /// Drains: stops accepting, closes connections evenly over the drain window, ends.
+    pub fn shutdown(&self) {
+        self.raise(|stop| stop.max(Stop::Drain));
+    }
+
+    /// Closes all connections and ends at once.
+    pub fn stop_now(&self) {
+        self.raise(|_| Stop::Now);
+    }
+
+    /// What a signal does: the first drains, the second ends at once.
+    fn signal(&self) {
+        self.raise(|stop| if stop == Stop::Not { Stop::Drain } else { Stop::Now });
+    }
+
+    fn raise(&self, next: impl FnOnce(Stop) -> Stop) {
+        self.0.send_if_modified(|stop| {
+            let raised = next(*stop);
+            std::mem::replace(stop, raised) != raised
+        });
+    }
+}
+
+/// How the server ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Connections that were still open when the time was up and were cut.
+    pub cut_connections: u64,
+    /// Shards that had not drained when the time was up: do not wait for their threads.
+    pub undrained_shards: Vec<usize>,
+}
+
+/// What the dispatcher and the handlers share. Nothing here is on a shard's path.
+struct Shared {
+    settings: ControlSettings,
+    stats: Vec<Arc<ShardStats>>,
+    commands: mpsc::Sender<Command>,
+    draining: AtomicBool,
+    /// Which shards have ended.
+    ended: Vec<AtomicBool>,
+    /// How often the ring to each shard was full.
+    ring_full: Vec<AtomicU64>,
+    fanout: metrics::FanoutCache,
+}
+
+/// Starts the control thread. Returns when it listens and handles signals. Without a listener there is no
+/// HTTP; signals and the handle still work.
+///
+/// A thread inherits the CPUs of the one that starts it: call this from a thread that is not pinned, or the
+/// control thread shares that one CPU with a shard.
+///
+/// # Errors
+/// When the thread, its runtime, the listener or the signal handlers cannot be set up.
+pub fn spawn(
+    settings: ControlSettings,
+    link: ControlLink,
+    listener: Option<TcpListener>,
+) -> io::Result<(ControlHandle, JoinHandle<Summary>)> {
+    let handle = ControlHandle(Arc::new(watch::channel(Stop::Not).0));
+    let (started, start) = std::sync::mpsc::sync_channel(1);
+    let thread_handle = handle.clone();
+    let thread = std::thread::Builder::new()
+        .name("corecast-control".to_owned())
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return Summary::default();
+                }
+            };
+            runtime.block_on(async {
+                match setup(settings, link, listener, thread_handle) {
+                    Ok((dispatcher, server)) => {
+                        let _ = started.send(Ok(()));
+                        run(dispatcher, server).await
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        Summary::default()
+                    }
+                }
+            })
+        })?;
+    start
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the control thread ended while it started")))?;
+    Ok((handle, thread))
+}
+
+type Parts = (Dispatcher, Option<server::Server>);
+
+/// Must be called inside the runtime.
+fn setup(
+    settings: ControlSettings,
+    link: ControlLink,
+    listener: Option<TcpListener>,
+    handle: ControlHandle,
+) -> io::Result<Parts> {
+    let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+    let shards = link.shards();
+    let handle_signals = settings.handle_signals;
+    let shared = Arc::new(Shared {
+        settings,
+        stats: link.stats().to_vec(),
+        commands,
+        draining: AtomicBool::new(false),
+        ended: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+        ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        fanout: metrics::FanoutCache::default(),
+    });
+    let server = listener.map(|listener| server::Server::new(listener, api::router(shared.clone())));
+    let dispatcher = Dispatcher::new(link, shared, receiver, handle.0.clone())?;
+    if handle_signals {
+        watch_signals(handle)?;
+    }
+    Ok((dispatcher, server.transpose()?))
+}
+
+async fn run(mut dispatcher: Dispatcher, server: Option<server::Server>) -> Summary {
+    let Some(server) = server else {
+        return dispatcher.run().await;
+    };
+    let (stop, stopped) = watch::channel(());
+    let server = tokio::spawn(server.run(stopped));
+    let summary = dispatcher.run().await;
+    drop(stop);
+    if server.await.is_err() {
+        warn!("the control port's task ended in a panic");
+    }
+    summary
+}
+
+fn watch_signals(handle: ControlHandle) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                Some(()) = terminate.recv() => "SIGTERM",
+                Some(()) = interrupt.recv() => "SIGINT",
+                else => return,
+            };
+            info!("received {name}");
+            handle.signal();
+        }
+    });
+    Ok(())
+}

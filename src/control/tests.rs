@@ -1,0 +1,268 @@
+//! The control thread as a whole, through its port.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::testing::{Conduct, Rig, Told, settings};
+use super::{Summary, random_epoch};
+use crate::config::PublishToken;
+use crate::topic::TopicName;
+
+const BINARY: &str = "Content-Type: application/octet-stream\r\n";
+
+fn status(answer: &str) -> &str {
+    answer
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3))
+        .unwrap_or(answer)
+}
+
+fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    answer
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+#[test]
+fn a_publish_reaches_the_owner_and_tells_how_it_went() {
+    let settings = settings();
+    let epoch = settings.epoch.clone();
+    let rig = Rig::new(&[Conduct::Deliver(7), Conduct::Deliver(7)], settings);
+    let answer = rig.client.post("/pub/a/b%20c", "", "hello");
+    assert_eq!(status(&answer), "201", "{answer}");
+    assert_eq!(header(&answer, "content-type"), Some("application/json"));
+    let expected = format!(r#"{{"topic":"a/b c","subscribers":7,"epoch":"{epoch}","offset":1}}"#);
+    assert_eq!(body(&answer), expected);
+    let owner = TopicName::new("a/b c").unwrap().owner(2);
+    let expected = (owner, Told::Publish("a/b c".into(), b"\x81\x05hello".to_vec()));
+    assert_eq!(rig.told.recv().unwrap(), expected);
+
+    assert_eq!(status(&rig.client.post("/pub/x?y=z", BINARY, "\u{1}")), "201");
+    assert_eq!(
+        rig.told.recv().unwrap().1,
+        Told::Publish("x".into(), b"\x82\x01\x01".to_vec())
+    );
+    rig.end();
+}
+
+#[test]
+fn a_publish_without_subscribers_is_accepted() {
+    let rig = Rig::new(&[Conduct::Deliver(0)], settings());
+    let answer = rig.client.post("/pub/a", "", "");
+    assert_eq!(status(&answer), "202");
+    assert!(body(&answer).contains(r#""subscribers":0"#), "{answer}");
+    rig.end();
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_reason() {
+    let mut settings = settings();
+    settings.max_message_bytes = 10;
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings);
+    assert_eq!(status(&rig.client.post("/pub/a", "", "0123456789")), "201");
+    let chunked = |chunks: &str| {
+        rig.client.request(&format!(
+            "POST /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"
+        ))
+    };
+    let origin = "Origin: http://elsewhere\r\n";
+    let delete = "DELETE /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let cases = [
+        (
+            "413",
+            "max-message-size",
+            rig.client.post("/pub/a", "", "0123456789a"),
+        ),
+        (
+            "413",
+            "max-message-size",
+            chunked("6\r\n012345\r\n6\r\n012345\r\n0\r\n\r\n"),
+        ),
+        ("400", "badly encoded", chunked("zz\r\n")),
+        ("400", "topic is empty", rig.client.post("/pub/", "", "")),
+        (
+            "400",
+            "topic has a character",
+            rig.client.post("/pub/a,b", "", ""),
+        ),
+        ("400", "topic has a %", rig.client.post("/pub/a%2", "", "")),
+        ("400", "topic is not UTF-8", rig.client.post("/pub/%FF", "", "")),
+        (
+            "403",
+            "pages of other origins",
+            rig.client.post("/pub/a", origin, ""),
+        ),
+        ("404", "POST /pub/<topic>", rig.client.post("/pub", "", "")),
+        ("404", "GET / lists", rig.client.get("/nothing")),
+        ("405", "DELETE is not possible", rig.client.request(delete)),
+        ("405", "POST is not possible", rig.client.post("/metrics", "", "")),
+    ];
+    for (code, reason, answer) in cases {
+        assert_eq!(status(&answer), code, "{answer}");
+        assert!(
+            body(&answer).starts_with(r#"{"error":""#) && body(&answer).contains(reason),
+            "{answer}"
+        );
+    }
+    assert_eq!(header(&rig.client.get("/pub/a"), "allow"), Some("POST"));
+    rig.end();
+}
+
+#[test]
+fn text_must_be_utf8_and_bytes_need_not() {
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings());
+    for (header, code) in [("", "415"), (BINARY, "201")] {
+        let mut stream = TcpStream::connect(rig.client.0).unwrap();
+        let head = format!(
+            "POST /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n{header}\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), b"\xff"].concat()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(status(&answer), code, "{answer}");
+    }
+    rig.end();
+}
+
+#[test]
+fn a_token_is_asked_for() {
+    let mut settings = settings();
+    settings.publish_token = Some(PublishToken::new("s3cret"));
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings);
+    let missing = rig.client.post("/pub/a,b", "", "");
+    assert_eq!(status(&missing), "401");
+    assert_eq!(
+        header(&missing, "www-authenticate"),
+        Some("Bearer realm=\"corecast\"")
+    );
+    let wrong = rig.client.post("/pub/a", "Authorization: Bearer s3cre\r\n", "");
+    assert_eq!(status(&wrong), "401");
+    assert!(
+        header(&wrong, "www-authenticate")
+            .unwrap()
+            .contains("invalid_token")
+    );
+    let right = "Authorization: Bearer s3cret\r\nOrigin: http://elsewhere\r\n";
+    assert_eq!(status(&rig.client.post("/pub/a", right, "")), "201");
+    assert_eq!(status(&rig.client.get("/metrics")), "200");
+    rig.end();
+}
+
+#[test]
+fn full_shards_ask_to_come_back() {
+    let rig = Rig::new(&[Conduct::Refuse], settings());
+    let answer = rig.client.post("/pub/a", "", "x");
+    assert_eq!(status(&answer), "429");
+    assert_eq!(header(&answer, "retry-after"), Some("1"));
+    rig.end();
+}
+
+#[test]
+fn a_dead_shard_costs_a_timeout_and_not_the_port() {
+    let rig = Rig::new(&[Conduct::Silent], settings());
+    let client = rig.client;
+    std::thread::scope(|scope| {
+        let publish = scope.spawn(move || client.post("/pub/a", "", "x"));
+        let asked = Instant::now();
+        let metrics = rig.client.get("/metrics");
+        assert!(
+            asked.elapsed() < Duration::from_millis(2500),
+            "{:?}",
+            asked.elapsed()
+        );
+        assert!(metrics.contains("corecast_fanout_seconds_count 0\n"), "{metrics}");
+        let answer = publish.join().unwrap();
+        assert_eq!(status(&answer), "503");
+        assert!(answer.contains("has not answered within 5 s"), "{answer}");
+    });
+    let live = rig.client.get("/live");
+    assert_eq!(status(&live), "503");
+    assert!(
+        body(&live).starts_with("shard 0 (CPU 10) has not ticked for"),
+        "{live}"
+    );
+    rig.handle.stop_now();
+    assert_eq!(
+        rig.join(),
+        Summary {
+            cut_connections: 0,
+            undrained_shards: vec![0]
+        }
+    );
+}
+
+#[test]
+fn metrics_and_health_are_served() {
+    let rig = Rig::new(&[Conduct::Deliver(1), Conduct::Deliver(1)], settings());
+    std::thread::sleep(Duration::from_millis(50));
+    let metrics = rig.client.get("/metrics");
+    assert_eq!(
+        header(&metrics, "content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    assert!(
+        metrics.contains("corecast_fanout_seconds_bucket{le=\"0.0001\"} 2\n"),
+        "{metrics}"
+    );
+    for (path, says) in [("/live", "live\n"), ("/ready", "ready\n")] {
+        let answer = rig.client.get(path);
+        assert_eq!((status(&answer), body(&answer)), ("200", says));
+    }
+    assert!(rig.client.get("/").contains("POST /pub/<topic>"));
+    rig.end();
+}
+
+#[test]
+fn a_drain_is_announced_and_a_second_signal_hastens_it() {
+    let rig = Rig::new(&[Conduct::Deliver(1), Conduct::Deliver(1)], settings());
+    rig.may_end.store(false, Relaxed);
+    let told = || {
+        let mut both = [rig.told.recv().unwrap(), rig.told.recv().unwrap()];
+        both.sort_by_key(|(shard, _)| *shard);
+        both
+    };
+    rig.handle.signal();
+    assert_eq!(told(), [(0, Told::Drain(10_000)), (1, Told::Drain(10_000))]);
+    let ready = rig.client.get("/ready");
+    assert_eq!((status(&ready), body(&ready)), ("503", "draining\n"));
+    assert!(rig.client.get("/metrics").contains("corecast_draining 1\n"));
+    rig.handle.shutdown();
+    rig.handle.signal();
+    assert_eq!(told(), [(0, Told::Drain(0)), (1, Told::Drain(0))]);
+    rig.may_end.store(true, Relaxed);
+    assert_eq!(
+        rig.join(),
+        Summary {
+            cut_connections: 2,
+            undrained_shards: Vec::new()
+        }
+    );
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_the_end() {
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings());
+    let mut idle = TcpStream::connect(rig.client.0).unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(idle.read(&mut [0; 4096]).unwrap() > 0);
+    let began = Instant::now();
+    rig.end();
+    assert!(
+        began.elapsed() < Duration::from_millis(400),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn epochs_differ() {
+    let (one, two) = (random_epoch(), random_epoch());
+    assert!(one != two && one.len() == 16 && one.bytes().all(|byte| byte.is_ascii_hexdigit()));
+}

@@ -1,0 +1,180 @@
+//! Sends on their way to the kernel, and the bytes they refer to.
+//!
+//! Sends of one pass are staged on the [`Ring`] and go to the kernel together. A [`Batch`] owns their bytes
+//! from [`Batch::stage`] until [`Batch::release`], which asserts that the kernel has taken everything.
+//!
+//! A connection has at most one unsubmitted send at a time (the shard asks [`Batch::number`]): if the first of
+//! two were taken in part only, the second would follow behind a gap.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::ring::Ring;
+use crate::arena::{Arena, Span};
+use crate::frame::Frame;
+
+/// Payloads that one batch may hold: the number travels in 24 bits of a completion.
+const MAX_PAYLOADS: usize = 1 << 20;
+
+/// Frames of one topic that leave together.
+#[derive(Debug)]
+pub(super) struct Broadcast {
+    frames: Vec<Arc<Frame>>,
+    /// All frames end to end; empty when there is one frame only, which then is sent as it is.
+    joined: Vec<u8>,
+    /// The frames as slow connections of this core share them, made when the first one asks.
+    local: Vec<Rc<Arc<Frame>>>,
+}
+
+impl Broadcast {
+    pub(super) fn new(frames: Vec<Arc<Frame>>) -> Self {
+        let mut joined = Vec::new();
+        if frames.len() > 1 {
+            joined.reserve_exact(frames.iter().map(|frame| frame.bytes.len()).sum());
+            frames
+                .iter()
+                .for_each(|frame| joined.extend_from_slice(&frame.bytes));
+        }
+        Self {
+            frames,
+            joined,
+            local: Vec::new(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.frames[..] {
+            [single] => &single.bytes,
+            _ => &self.joined,
+        }
+    }
+
+    /// The frames for a send queue of this core: one more count, no atomic instruction per connection.
+    pub(super) fn local(&mut self) -> &[Rc<Arc<Frame>>] {
+        if self.local.is_empty() {
+            self.local = self.frames.iter().map(|frame| Rc::new(frame.clone())).collect();
+        }
+        &self.local
+    }
+}
+
+/// What a staged send refers to.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// Bytes of the batch's arena.
+    Direct(Span),
+    /// Frames of a topic.
+    Broadcast(Broadcast),
+}
+
+/// The sends of one pass.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    number: u32,
+    staged: bool,
+    payloads: Vec<Payload>,
+    arena: Arena,
+}
+
+impl Batch {
+    /// Number of this batch. A connection that remembers it has an unsubmitted send.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether sends were staged since the last release.
+    pub(super) fn is_staged(&self) -> bool {
+        self.staged
+    }
+
+    /// Whether the batch must be flushed before it holds more.
+    pub(super) fn is_full(&self) -> bool {
+        self.payloads.len() >= MAX_PAYLOADS
+    }
+
+    /// Takes over an arena, for [`Payload::Direct`]. The batch must hold none.
+    pub(super) fn hold_arena(&mut self, arena: &mut Arena) {
+        debug_assert!(self.arena.is_empty());
+        std::mem::swap(&mut self.arena, arena);
+    }
+
+    /// Whether an arena with bytes is held.
+    pub(super) fn holds_arena(&self) -> bool {
+        !self.arena.is_empty()
+    }
+
+    /// Takes over a payload and gives its number.
+    pub(super) fn hold(&mut self, payload: Payload) -> u32 {
+        self.payloads.push(payload);
+        (self.payloads.len() - 1) as u32
+    }
+
+    /// Takes a payload out, to hold it in the next batch. Nothing staged may refer to it any more.
+    pub(super) fn take(&mut self, payload: u32) -> Payload {
+        // An empty span stands in: its number stays taken until the release that is about to follow.
+        std::mem::replace(
+            &mut self.payloads[payload as usize],
+            Payload::Direct(Span::default()),
+        )
+    }
+
+    /// A payload by number.
+    pub(super) fn payload_mut(&mut self, payload: u32) -> &mut Payload {
+        &mut self.payloads[payload as usize]
+    }
+
+    /// Bytes of a span in the held arena.
+    pub(super) fn arena_bytes(&self, span: Span) -> &[u8] {
+        self.arena.bytes(span)
+    }
+
+    /// Stages a send of a whole payload.
+    pub(super) fn stage(&mut self, ring: &mut Ring, slot: u32, payload: u32, socket: BorrowedFd<'_>) {
+        let bytes: *const [u8] = match &self.payloads[payload as usize] {
+            Payload::Direct(span) => self.arena.bytes(*span),
+            Payload::Broadcast(broadcast) => broadcast.bytes(),
+        };
+        self.staged = true;
+        // SAFETY: the bytes lie on the heap, in a block of the held arena, a frame or a joined buffer. None of
+        // these is changed or dropped before `release`, which insists that everything is submitted; moving
+        // the payload or the arena does not move them.
+        unsafe { ring.stage_send(slot, payload, socket.as_raw_fd(), bytes) }
+    }
+
+    /// Lets go of the payloads once the kernel has everything, and begins the next batch. The caller has
+    /// handled all short sends. The arena stays: commands that are not staged yet may refer to it.
+    ///
+    /// # Panics
+    /// When something is still staged: the bytes must not go away then.
+    pub(super) fn release(&mut self, ring: &mut Ring) {
+        assert!(
+            ring.is_submitted(),
+            "a batch is released only after it was submitted"
+        );
+        self.payloads.clear();
+        self.number = self.number.wrapping_add(1);
+        self.staged = false;
+    }
+
+    /// Lets go of the arena's bytes.
+    ///
+    /// # Panics
+    /// When sends are staged that may refer to them.
+    pub(super) fn clear_arena(&mut self) {
+        assert!(!self.staged, "the arena is cleared only between batches");
+        self.arena.clear();
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // The ring may outlive the batch with sends still staged only when the shard is abandoned in a panic.
+        // Leaking is then the one safe thing to do.
+        if self.staged {
+            std::mem::forget(std::mem::take(&mut self.payloads));
+            std::mem::forget(std::mem::take(&mut self.arena));
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! A connection's life on its shard, from accept to the free slot.
+//!
+//! ```text
+//! Handshake ──101──▶ Open ──our close──▶ Closing ──peer's close──┐
+//!     │               │ ├──peer's close──────────────▶ Finishing ┤
+//!  refusal          error, slow consumer                         │
+//!     └──────▶ Linger ◀┘ ──peer's end, time up──▶ Dead ◀─────────┘ ──watches over──▶ Free
+//! ```
+//!
+//! Invariants:
+//! 1. `on_close` runs exactly once for each `on_open`, when the connection leaves `Open` or `Closing` for good
+//!    ([`Shard::end_session`]).
+//! 2. Nothing but a close frame follows once closing has begun: subscriptions end first.
+//! 3. A socket is closed only when the kernel has no watch on it and no send to it is staged, so that a new
+//!    connection of the same descriptor number can get nothing that was meant for the old one.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use http::HeaderMap;
+
+use super::outbound::{Outbound, Piece};
+use super::ring::same_generation;
+use super::slab::{State, Subscriptions};
+use super::{REFUSAL_RESERVE, Shard, stats};
+use crate::component::{CloseCause, CloseReason, Command, Component, Connection, ConnectionId, Fault};
+use crate::ws::{self, CloseCode, Event, ProtocolError, RejectReason, Rejection, Request, Session};
+
+/// What a client refused for the server's own reasons is told to wait, in seconds.
+const RETRY_AFTER_SECONDS: u32 = 5;
+
+impl Shard {
+    // ---- accept ----
+
+    /// Arms every listener that is not armed, unless the shard is to accept no more.
+    pub(super) fn arm_listeners(&mut self) {
+        if self.drain.is_some() {
+            return;
+        }
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if let (Some(socket), false) = (&listener.socket, listener.armed) {
+                self.ring.accept(number as u32, std::os::fd::AsFd::as_fd(socket));
+                listener.armed = true;
+            }
+        }
+    }
+
+    pub(super) fn on_accepted(&mut self, listener: u32, result: io::Result<OwnedFd>, more: bool) {
+        if !more {
+            let listening = &mut self.listeners[listener as usize];
+            listening.armed = false;
+            if self.drain.is_some() {
+                listening.socket = None;
+            }
+        }
+        match result {
+            Ok(socket) => self.admit(TcpStream::from(socket)),
+            // Out of descriptors or memory: clients wait in the backlog until a connection goes or the next
+            // tick tries again. Anything else concerns one client that is gone already.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    self.stats.rejected[RejectReason::Descriptors.index()].add(1);
+                }
+                Some(libc::ECANCELED) => {}
+                _ if !more => self.arm_listeners(),
+                _ => {}
+            },
+        }
+    }
+
+    fn admit(&mut self, socket: TcpStream) {
+        let sockets: u64 = self.all_stats.iter().map(|stats| stats.sockets.get()).sum();
+        if sockets >= self.settings.max_connections + REFUSAL_RESERVE {
+            self.stats.rejected[RejectReason::Capacity.index()].add(1);
+            return;
+        }
+        let index = self.slab.insert(socket);
+        let slot = &mut self.slab[index];
+        slot.over_limit = sockets >= self.settings.max_connections;
+        slot.watching_readable = true;
+        if let Some(socket) = slot.descriptor() {
+            self.ring.watch_readable(index, slot.generation, socket);
+        }
+        self.stats.sockets.add(1);
+        self.handshake_deadlines
+            .start(self.slab.id(index), self.now_nanos);
+    }
+
+    // ---- bytes in ----
+
+    pub(super) fn on_readable(&mut self, index: u32, generation: u32, ended: bool, more: bool) {
+        let slot = &mut self.slab[index];
+        if slot.state == State::Free || !same_generation(slot.generation, generation) {
+            return;
+        }
+        slot.watching_readable = more;
+        if slot.state == State::Dead {
+            return self.free_if_unwatched(index);
+        }
+        if !more {
+            slot.watching_readable = true;
+            if let Some(socket) = slot.descriptor() {
+                self.ring.watch_readable(index, slot.generation, socket);
+            }
+        }
+        // One more read after the watch was renewed finds what came in between; one after an end finds it.
+        self.read(index, ended || !more);
+    }
+
+    /// Reads once; what may be left is read later in the pass, so that one busy client does not hold up all.
+    pub(super) fn read(&mut self, index: u32, until_end: bool) {
+        let mut buffer = std::mem::take(&mut self.receive_buffer);
+        let slot = &mut self.slab[index];
+        let id = ConnectionId {
+            shard: self.context.shard(),
+            slot: index,
+            generation: slot.generation,
+        };
+        let result = match &slot.socket {
+            Some(socket) => { socket }.read(&mut buffer),
+            None => Ok(0),
+        };
+        match result {
+            Ok(0) => self.on_end(index),
+            Ok(length) => {
+                slot.heard = true;
+                if length == buffer.len() || until_end {
+                    self.unread.push(id);
+                }
+                self.on_bytes(index, &mut buffer[..length]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(id),
+            Err(_) => self.kill(index, CloseCause::Transport),
+        }
+        self.receive_buffer = buffer;
+    }
+
+    fn on_bytes(&mut self, index: u32, bytes: &mut [u8]) {
+        match self.slab[index].state {
+            State::Handshake => self.on_request_bytes(index, bytes),
+            State::Open | State::Closing => self.on_frame_bytes(index, bytes),
+            // Thrown away: the peer may still be sending when it has already been told that it is over.
+            State::Linger | State::Finishing | State::Dead | State::Free => {}
+        }
+    }
+
+    fn on_end(&mut self, index: u32) {
+        match self.slab[index].state {
+            // The peer ended its side only; what is queued for it may still be read.
+            State::Finishing => {}
+            State::Linger if self.slab[index].outbound.is_some() => {}
+            _ => self.kill(index, CloseCause::Transport),
+        }
+    }
+
+    fn on_request_bytes(&mut self, index: u32, bytes: &mut [u8]) {
+        let Some(mut earlier) = self.partial_requests.remove(&index) else {
+            if !self.take_request(index, bytes, 0) {
+                self.partial_requests.insert(index, bytes.to_vec());
+            }
+            return;
+        };
+        let seen = earlier.len();
+        earlier.extend_from_slice(bytes);
+        if !self.take_request(index, &mut earlier, seen) {
+            self.partial_requests.insert(index, earlier);
+        }
+    }
+
+    /// Handles a request once it is complete; false while it is not. The first `seen` bytes were not enough.
+    fn take_request(&mut self, index: u32, bytes: &mut [u8], seen: usize) -> bool {
+        match ws::handshake::parse_more(bytes, seen, self.settings.max_handshake_bytes) {
+            Ok(None) => return false,
+            Ok(Some((request, length))) => {
+                self.on_request(index, request);
+                // Frames may follow in the same packet, but mean something only if the upgrade was accepted.
+                if self.slab[index].state == State::Open && bytes.len() > length {
+                    self.on_frame_bytes(index, &mut bytes[length..]);
+                }
+            }
+            Err(rejection) => self.reject(index, &rejection),
+        }
+        true
+    }
+
+    fn on_request(&mut self, index: u32, request: Request) {
+        if self.drain.is_some() {
+            return self.reject(
+                index,
+                &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS),
+            );
+        }
+        if self.slab[index].over_limit {
+            return self.reject(index, &Rejection::capacity(RETRY_AFTER_SECONDS));
+        }
+        let routes = &mut self.routes;
+        let accepted = match catch_unwind(AssertUnwindSafe(|| routes.accept(&request))) {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                self.stats.callback_panics.add(1);
+                Err(Rejection::internal())
+            }
+        };
+        let mut response = std::mem::take(&mut self.scratch);
+        response.clear();
+        let accepted = accepted.and_then(|accepted| {
+            let sub_protocol = accepted.sub_protocol.as_deref();
+            ws::handshake::write_acceptance(&request, sub_protocol, None, &HeaderMap::new(), &mut response)?;
+            Ok(accepted)
+        });
+        match accepted {
+            Ok(accepted) => self.open(index, accepted.route, request, &response),
+            Err(rejection) => self.reject(index, &rejection),
+        }
+        self.scratch = response;
+    }
+
+    /// Opens the connection. The 101 stands before anything that `on_open` sends; it is held back while the
+    /// owner of a topic has yet to confirm, so that a client that sees it misses nothing published afterwards.
+    fn open(&mut self, index: u32, route: u8, request: Request, response: &[u8]) {
+        let id = self.slab.id(index);
+        let slot = &mut self.slab[index];
+        slot.state = State::Open;
+        slot.route = route;
+        self.context.opened(id);
+        self.stats.connections.add(1);
+        self.stats.opened.add(1);
+        self.context.send_bytes(id, response, &[]);
+        let mark = self.context.mark();
+        self.call(id, route, Some(Rc::new(request)), |component, connection| {
+            component.on_open(connection)
+        });
+        let (local, shards, shard) = (&self.local, self.mesh.shards(), self.mesh.shard());
+        let must_wait = self.context.any_since(mark, |command| match command {
+            Command::Subscribe { topic, .. } => topic.owner(shards) != shard && !local.is_joined(topic),
+            _ => false,
+        });
+        if must_wait {
+            self.slab[index].outbound = Some(Box::new(Outbound::held()));
+            self.context.push(Command::Release { connection: id });
+        }
+    }
+
+    pub(super) fn reject(&mut self, index: u32, rejection: &Rejection) {
+        self.stats.rejected[rejection.reason.index()].add(1);
+        let mut response = std::mem::take(&mut self.scratch);
+        response.clear();
+        ws::handshake::write_rejection(rejection, &mut response);
+        self.context.send_bytes(self.slab.id(index), &response, &[]);
+        self.scratch = response;
+        self.linger(index);
+    }
+
+    fn on_frame_bytes(&mut self, index: u32, bytes: &mut [u8]) {
+        let id = self.slab.id(index);
+        let mut session = std::mem::take(&mut self.slab[index].session);
+        let mut input = bytes;
+        loop {
+            match session.next_event(&mut input, &self.limits, None) {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    if !self.on_event(id, event) {
+                        session.clear();
+                        break;
+                    }
+                }
+                Err(error) => {
+                    session.clear();
+                    self.fail(index, error);
+                    break;
+                }
+            }
+        }
+        self.slab[index].session = session;
+    }
+
+    /// Handles what the peer did; false when nothing that follows matters.
+    fn on_event(&mut self, id: ConnectionId, event: Event<'_>) -> bool {
+        let (state, route) = (self.slab[id.slot].state, self.slab[id.slot].route);
+        match event {
+            Event::Message(message) => {
+                if state == State::Open {
+                    self.call(id, route, None, |component, connection| {
+                        if !connection.is_closing() {
+                            component.on_message(connection, message);
+                        }
+                    });
+                }
+                true
+            }
+            Event::Ping(payload) => {
+                if state == State::Open {
+                    let header = ws::ServerHeader::new(ws::frame::PONG, false, payload.len());
+                    self.context.send_bytes(id, header.as_bytes(), payload);
+                }
+                true
+            }
+            Event::Pong(_) => true,
+            Event::Close(frame) => {
+                let reason = match self.closings.remove(&id.slot) {
+                    Some(ours) => ours,
+                    None => {
+                        let mut reply = std::mem::take(&mut self.scratch);
+                        reply.clear();
+                        ws::close::encode_reply(frame, &mut reply);
+                        self.context.send_bytes(id, &reply, &[]);
+                        self.scratch = reply;
+                        CloseReason {
+                            code: frame.map_or(1005, |frame| frame.code.into()),
+                            text: frame.map_or_else(String::new, |frame| frame.reason.to_owned()),
+                            cause: CloseCause::Peer,
+                        }
+                    }
+                };
+                self.end_session(id.slot, &reason);
+                self.finish(id.slot);
+                false
+            }
+        }
+    }
+
+    // ---- callbacks ----
+
+    /// Calls the component. A panic is told to `on_error` and closes this connection with 1011.
+    fn call(
+        &mut self,
+        id: ConnectionId,
+        route: u8,
+        request: Option<Rc<Request>>,
+        callback: impl FnOnce(&mut dyn Component, &Connection),
+    ) {
+        let connection = Connection::new(id, &self.context, request);
+        let component = self.routes.component(route);
+        let result = catch_unwind(AssertUnwindSafe(|| callback(component, &connection)));
+        let Err(panic) = result else { return };
+        self.stats.callback_panics.add(1);
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        let fault = Fault::Panic(text);
+        let component = self.routes.component(route);
+        if catch_unwind(AssertUnwindSafe(|| component.on_error(&connection, &fault))).is_err() {
+            self.stats.callback_panics.add(1);
+        }
+        // Queued like everything a callback asks for, behind what it asked for before it panicked.
+        connection.close_for(CloseCause::Panic, 1011, "internal error");
+    }
+
+    // ---- endings ----
+
+    /// The peer broke the protocol: it is told the code, and what it still sends is thrown away.
+    fn fail(&mut self, index: u32, error: ProtocolError) {
+        let code = error.close_code();
+        if self.slab[index].state == State::Open {
+            self.queue_close(index, code.into(), error.as_str());
+        }
+        let reason = CloseReason {
+            code: code.into(),
+            text: error.as_str().to_owned(),
+            cause: CloseCause::Protocol,
+        };
+        self.closings.remove(&index);
+        self.end_session(index, &reason);
+        self.linger(index);
+    }
+
+    /// Begins the close handshake from our side: close frame out, then wait for the peer's.
+    pub(super) fn begin_close(&mut self, index: u32, reason: CloseReason) {
+        if self.slab[index].state != State::Open {
+            return;
+        }
+        let id = self.slab.id(index);
+        self.context.closing(id);
+        self.unsubscribe_all(index);
+        self.queue_close(index, reason.code, &reason.text);
+        self.slab[index].state = State::Closing;
+        self.closings.insert(index, reason);
+        self.close_deadlines.start(id, self.now_nanos);
+    }
+
+    /// Drops a peer that does not answer: it is told so if its socket takes it, and not waited for.
+    pub(super) fn drop_silent(&mut self, index: u32) {
+        let reason = CloseReason {
+            code: 1011,
+            text: "keepalive ping timeout".to_owned(),
+            cause: CloseCause::KeepAlive,
+        };
+        self.queue_close(index, reason.code, &reason.text);
+        self.end_session(index, &reason);
+        self.finish(index);
+    }
+
+    fn queue_close(&mut self, index: u32, code: u16, text: &str) {
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        ws::close::encode(Some(CloseCode::from(code)), text, &mut frame);
+        self.context.send_bytes(self.slab.id(index), &frame, &[]);
+        self.scratch = frame;
+    }
+
+    /// The send queue of a connection is full: what it has not begun to get is dropped, and it is told 1008.
+    /// Called within a fan-out; the rest follows in [`Shard::end_overflowed`].
+    pub(super) fn overflow(&mut self, index: u32) {
+        let slot = &mut self.slab[index];
+        if let Some(outbound) = &mut slot.outbound {
+            let before = outbound.queued_bytes();
+            let dropped = outbound.drop_unsent();
+            let mut frame = Vec::new();
+            ws::close::encode(Some(CloseCode::Policy), "slow consumer", &mut frame);
+            outbound.holds = 0;
+            outbound.push(Piece::Bytes(frame.into()), 0);
+            self.stats.send_queue_bytes.add(outbound.queued_bytes() as u64);
+            self.stats.send_queue_bytes.subtract(before as u64);
+            self.stats.dropped[stats::DropReason::SlowConsumer as usize].add(dropped as u64 + 1);
+        }
+        self.stats.slow_consumers.add(1);
+        if matches!(slot.state, State::Open | State::Closing) {
+            slot.state = State::Linger;
+            self.overflowed.push(index);
+        }
+    }
+
+    /// Ends the sessions of connections that overflowed in this pass.
+    pub(super) fn end_overflowed(&mut self) {
+        while let Some(index) = self.overflowed.pop() {
+            self.end_overflowed_session(index);
+            self.linger(index);
+        }
+    }
+
+    fn end_overflowed_session(&mut self, index: u32) {
+        let text = "slow consumer".to_owned();
+        self.closings.remove(&index);
+        self.end_session(
+            index,
+            &CloseReason {
+                code: 1008,
+                text,
+                cause: CloseCause::SlowConsumer,
+            },
+        );
+    }
+
+    /// The session is over: no more subscriptions, `on_close`, counters. The socket may live on to say so.
+    fn end_session(&mut self, index: u32, reason: &CloseReason) {
+        let id = self.slab.id(index);
+        self.unsubscribe_all(index);
+        self.context.closing(id);
+        self.stats.connections.subtract(1);
+        self.stats.closed[stats::close_label(reason.code)].add(1);
+        let route = self.slab[index].route;
+        self.call(id, route, None, |component, connection| {
+            component.on_close(connection, reason)
+        });
+        self.context.gone(id);
+    }
+
+    fn unsubscribe_all(&mut self, index: u32) {
+        if matches!(self.slab[index].subscriptions, Subscriptions::None) {
+            return;
+        }
+        while let Some(&subscription) = self.slab[index].subscriptions.as_slice().last() {
+            self.unsubscribe(index, subscription.topic);
+        }
+        self.slab[index].subscriptions = Subscriptions::None;
+    }
+
+    /// The connection ends as soon as what is queued has gone out.
+    fn finish(&mut self, index: u32) {
+        self.slab[index].state = State::Finishing;
+        self.ending.push(index);
+        self.close_deadlines.start(self.slab.id(index), self.now_nanos);
+    }
+
+    /// All is said but for what is queued.
+    fn linger(&mut self, index: u32) {
+        self.slab[index].state = State::Linger;
+        self.ending.push(index);
+        self.close_deadlines.start(self.slab.id(index), self.now_nanos);
+    }
+
+    /// Ends what was to end once its bytes are out. Called when this pass's sends are submitted.
+    pub(super) fn end_flushed(&mut self) {
+        while let Some(index) = self.ending.pop() {
+            if self.slab[index].outbound.is_none() {
+                self.on_all_sent(index);
+            }
+        }
+    }
+
+    /// Nothing is queued for the connection any more.
+    pub(super) fn on_all_sent(&mut self, index: u32) {
+        let slot = &mut self.slab[index];
+        match slot.state {
+            State::Finishing => self.kill(index, CloseCause::Peer),
+            // The peer reads our last words and then the end. What it sends meanwhile is read and thrown
+            // away: closing over unread bytes would reset the connection and could take the words with it.
+            State::Linger if !slot.write_ended => {
+                slot.write_ended = true;
+                if let Some(socket) = &slot.socket {
+                    if socket.shutdown(Shutdown::Write).is_err() {
+                        self.kill(index, CloseCause::Transport);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the connection up at once.
+    pub(super) fn kill(&mut self, index: u32, cause: CloseCause) {
+        let state = self.slab[index].state;
+        if matches!(state, State::Dead | State::Free) {
+            return;
+        }
+        if let Some(place) = self.overflowed.iter().position(|&overflowed| overflowed == index) {
+            self.overflowed.swap_remove(place);
+            self.end_overflowed_session(index);
+        } else if matches!(state, State::Open | State::Closing) {
+            let abnormal = CloseReason {
+                code: 1006,
+                text: String::new(),
+                cause,
+            };
+            let reason = self.closings.remove(&index).unwrap_or(abnormal);
+            self.end_session(index, &reason);
+        }
+        self.partial_requests.remove(&index);
+        let slot = &mut self.slab[index];
+        slot.state = State::Dead;
+        slot.session = Session::default();
+        if let Some(outbound) = slot.outbound.take() {
+            self.stats
+                .send_queue_bytes
+                .subtract(outbound.queued_bytes() as u64);
+        }
+        if slot.watching_readable {
+            self.ring.unwatch_readable(index, slot.generation);
+        }
+        if slot.watching_writable {
+            self.ring.unwatch_writable(index, slot.generation);
+        }
+        self.free_if_unwatched(index);
+    }
+
+    pub(super) fn on_unwatch_readable_failed(&mut self, index: u32, generation: u32) {
+        let slot = &self.slab[index];
+        if same_generation(slot.generation, generation) && slot.state == State::Dead && slot.watching_readable
+        {
+            self.ring.unwatch_readable(index, slot.generation);
+        }
+    }
+
+    pub(super) fn on_unwatch_writable_failed(&mut self, index: u32, generation: u32) {
+        let slot = &self.slab[index];
+        if same_generation(slot.generation, generation) && slot.state == State::Dead && slot.watching_writable
+        {
+            self.ring.unwatch_writable(index, slot.generation);
+        }
+    }
+
+    /// Closes the socket of a dead connection and frees its slot, unless the kernel still watches it.
+    pub(super) fn free_if_unwatched(&mut self, index: u32) {
+        let slot = &self.slab[index];
+        if slot.state != State::Dead || slot.watching_readable || slot.watching_writable {
+            return;
+        }
+        if self.batch.is_staged() && slot.staged_in == self.batch.number() {
+            self.flush_batch();
+            // A failure of that very send cannot have freed the slot: it is dead, and dead slots are passed by.
+        }
+        drop(self.slab.remove(index));
+        self.stats.sockets.subtract(1);
+        self.arm_listeners();
+    }
+}

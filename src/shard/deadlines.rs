@@ -1,0 +1,77 @@
+//! Deadlines of connections that are about to open or to end.
+//!
+//! All deadlines of one kind have the same length, so they end in the order in which they began: a queue is
+//! enough, and what ended early is dropped when it comes to the front. It lives on one core.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::component::ConnectionId;
+
+/// Deadlines of one kind.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    length_nanos: u64,
+    queue: VecDeque<(u64, ConnectionId)>,
+}
+
+impl Deadlines {
+    pub(super) fn new(length: Duration) -> Self {
+        let length_nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            length_nanos,
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Starts a deadline.
+    pub(super) fn start(&mut self, connection: ConnectionId, now_nanos: u64) {
+        self.queue
+            .push_back((now_nanos.saturating_add(self.length_nanos), connection));
+    }
+
+    /// The next connection whose time is up. Those for which `waits` is false have no deadline any more, and
+    /// are dropped on the way.
+    pub(super) fn expired(
+        &mut self,
+        now_nanos: u64,
+        mut waits: impl FnMut(ConnectionId) -> bool,
+    ) -> Option<ConnectionId> {
+        while let Some(&(deadline, connection)) = self.queue.front() {
+            let waits = waits(connection);
+            if waits && deadline > now_nanos {
+                return None;
+            }
+            self.queue.pop_front();
+            if waits {
+                return Some(connection);
+            }
+        }
+        if self.queue.capacity() > 1024 {
+            self.queue.shrink_to_fit();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_end_in_order_and_early_ends_are_skipped() {
+        let id = |slot| ConnectionId {
+            shard: 0,
+            slot,
+            generation: 0,
+        };
+        let mut deadlines = Deadlines::new(Duration::from_nanos(100));
+        (0..4).for_each(|n| deadlines.start(id(n), u64::from(n) * 10));
+        assert_eq!(deadlines.expired(99, |_| true), None);
+        assert_eq!(deadlines.expired(100, |_| true), Some(id(0)));
+        assert_eq!(deadlines.expired(100, |_| true), None);
+        assert_eq!(deadlines.expired(500, |id| id.slot == 2), Some(id(2)));
+        assert_eq!(deadlines.expired(500, |id| id.slot == 2), None);
+        assert!(deadlines.queue.is_empty());
+    }
+}

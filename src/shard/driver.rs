@@ -1,0 +1,309 @@
+//! The driver: one task per shard that does one pass after another, and sleeps when there is nothing to do.
+//!
+//! A pass takes in everything that has arrived (completions, messages from other cores, what callbacks ask
+//! for), then lets everything go out together. Sleep is a wait in the shard's own ring; while user tasks live
+//! on the executor the driver parks there instead, so that they run. Either way a sleep ends at the next tick.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+
+use super::ring::{Completion, Parking};
+use super::{Parts, Shard, Waiting};
+use crate::clock;
+use crate::component::Command;
+
+/// Bytes queued by callbacks at which a pass applies them before it reads on.
+const APPLY_AT_BYTES: usize = 1024 * 1024;
+
+/// How soon a shard looks again while a receiver has yet to make room for what overflowed.
+const OVERFLOW_RETRY: Duration = Duration::from_millis(1);
+
+/// glommio's own preemption timer. Below 100 ms its executor can park with runnable tasks, so it is set to
+/// never matter, and the driver yields by itself after every pass while user tasks live.
+const PREEMPT_TIMER: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// User tasks alive on this executor.
+    static USER_TASKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A running shard.
+#[derive(Debug)]
+pub struct Handle {
+    executor: ExecutorJoinHandle<io::Result<()>>,
+}
+
+impl Handle {
+    /// Waits for the shard's end.
+    ///
+    /// # Errors
+    /// When its ring failed, or its thread panicked.
+    pub fn join(self) -> io::Result<()> {
+        self.executor
+            .join()
+            .map_err(|error| io::Error::other(error.to_string()))?
+    }
+}
+
+/// Starts a shard on an executor pinned to `cpu`, and returns once it accepts connections.
+///
+/// # Errors
+/// When the kernel refuses the thread, glommio's rings or the shard's own.
+pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
+    let (ready, started) = mpsc::sync_channel(1);
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&format!("shard-{}", parts.mesh.shard()))
+        .io_memory(0)
+        .ring_depth(64)
+        .preempt_timer(PREEMPT_TIMER)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .spawn(move || async move {
+            match Shard::new(parts) {
+                Ok(mut shard) => {
+                    shard.arm_listeners();
+                    let _ = ready.send(Ok(()));
+                    shard.run().await
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    Ok(())
+                }
+            }
+        })
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(Handle { executor }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("the shard's thread ended before it was ready")),
+    }
+}
+
+impl Shard {
+    async fn run(&mut self) -> io::Result<()> {
+        let parking = Parking::new(&mut self.ring)?;
+        while !self.is_drained() {
+            let busy = self.pass()?;
+            let in_executor = match self.settings.waiting {
+                Waiting::Automatic => USER_TASKS.get() > 0,
+                Waiting::Ring => false,
+                Waiting::Executor => true,
+            };
+            match (busy, in_executor) {
+                (true, false) => {}
+                (true, true) => YieldNow::default().await,
+                (false, false) => self.wait_in_ring()?,
+                (false, true) => self.wait_in_executor(&parking).await?,
+            }
+        }
+        self.report_drained();
+        while self.mesh.has_overflow() {
+            self.mesh.retry_overflow();
+        }
+        self.ring_doorbells();
+        self.ring.submit(&mut self.completions)
+    }
+
+    /// One pass; false when there was nothing to do.
+    fn pass(&mut self) -> io::Result<bool> {
+        self.ring.submit(&mut self.completions)?;
+        self.after_submit();
+        self.now_nanos = clock::monotonic_nanos();
+        let mut busy = self.handle_completions();
+        busy |= self.read_on();
+        busy |= self.receive_messages();
+        self.tick();
+        busy |= self.apply_commands();
+        self.fan_out();
+        self.end_overflowed();
+        self.end_broken();
+        busy |= self.apply_commands();
+        self.report_subscribers();
+        self.mesh.retry_overflow();
+        self.ring_doorbells();
+        if !self.unflushed.is_empty() || !self.ending.is_empty() {
+            self.flush_batch();
+            self.note_flushed();
+            self.end_flushed();
+            self.end_broken();
+        }
+        Ok(busy || !self.unread.is_empty() || self.context.mark() > 0)
+    }
+
+    /// What must come first after anything was submitted: sends that fell short are queued, so that nothing
+    /// goes out behind a gap, and their memory is let go.
+    fn after_submit(&mut self) {
+        self.queue_short_sends();
+        if self.batch.is_staged() {
+            self.batch.release(&mut self.ring);
+        }
+        if self.batch.holds_arena() {
+            self.batch.clear_arena();
+        }
+        self.end_overflowed();
+        self.end_broken();
+    }
+
+    fn handle_completions(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.completions.events);
+        let any = !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                Completion::Readable {
+                    slot,
+                    generation,
+                    ended,
+                    more,
+                } => {
+                    self.on_readable(slot, generation, ended, more);
+                    if self.context.queued_bytes() > APPLY_AT_BYTES {
+                        self.apply_commands();
+                    }
+                }
+                Completion::Writable { slot, generation } => self.on_writable(slot, generation),
+                Completion::Accepted {
+                    listener,
+                    result,
+                    more,
+                } => self.on_accepted(listener, result, more),
+                Completion::UnwatchReadableFailed { slot, generation } => {
+                    self.on_unwatch_readable_failed(slot, generation);
+                }
+                Completion::UnwatchWritableFailed { slot, generation } => {
+                    self.on_unwatch_writable_failed(slot, generation);
+                }
+                Completion::Woken => {}
+            }
+        }
+        // Completions that came in meanwhile, from a flush in between, wait for the next pass.
+        if self.completions.events.is_empty() {
+            self.completions.events = events;
+        }
+        any
+    }
+
+    /// Reads once more from connections that may have more than one call brought.
+    fn read_on(&mut self) -> bool {
+        let unread = std::mem::take(&mut self.unread);
+        for &id in &unread {
+            if self
+                .slab
+                .find(id)
+                .is_some_and(|slot| slot.state != super::slab::State::Dead)
+            {
+                self.read(id.slot, true);
+            }
+        }
+        !unread.is_empty()
+    }
+
+    /// Carries out what callbacks asked for; true if there was anything.
+    pub(super) fn apply_commands(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            if self.context.mark() == 0 {
+                return any;
+            }
+            if self.batch.holds_arena() {
+                self.flush_batch();
+                self.batch.clear_arena();
+            }
+            any = true;
+            let mut commands = std::mem::take(&mut self.commands);
+            let mut arena = std::mem::take(&mut self.spare_arena);
+            self.context.take(&mut commands, &mut arena);
+            self.batch.hold_arena(&mut arena);
+            self.spare_arena = arena;
+            for command in commands.drain(..) {
+                self.apply(command);
+            }
+            self.commands = commands;
+            self.end_overflowed();
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Send { connection, bytes } => self.send_direct(connection, bytes),
+            Command::Close { connection, reason } => {
+                if self.slab.find(connection).is_some() {
+                    self.begin_close(connection.slot, reason);
+                }
+            }
+            Command::Subscribe { connection, topic } => self.subscribe(connection, &topic),
+            Command::Unsubscribe { connection, topic } => self.unsubscribe_from(connection, &topic),
+            Command::Publish {
+                connection,
+                topic,
+                frame,
+            } => self.publish(connection, topic, frame),
+            Command::Release { connection } => self.release_hold(connection),
+        }
+    }
+
+    fn ring_doorbells(&mut self) {
+        let ring = &mut self.ring;
+        self.mesh.ring_doorbells(|ring_fd| ring.knock(ring_fd));
+    }
+
+    // ---- sleep ----
+
+    fn sleep_length(&self) -> Duration {
+        let until_due = Duration::from_nanos(self.until_due());
+        if self.mesh.has_overflow() {
+            until_due.min(OVERFLOW_RETRY)
+        } else {
+            until_due
+        }
+    }
+
+    fn wait_in_ring(&mut self) -> io::Result<()> {
+        let length = self.sleep_length();
+        self.mesh.doorbell().fall_asleep();
+        // A message that came before the doorbell was set has nobody to knock for it.
+        let result = if self.receive_messages() {
+            Ok(())
+        } else {
+            self.ring.wait(length, &mut self.completions)
+        };
+        self.mesh.doorbell().wake_up();
+        result
+    }
+
+    async fn wait_in_executor(&mut self, parking: &Parking) -> io::Result<()> {
+        self.mesh.doorbell().fall_asleep();
+        if !self.receive_messages() {
+            if self.ring.park(self.sleep_length())? {
+                parking.wait().await?;
+            }
+            self.ring.unpark();
+        }
+        self.mesh.doorbell().wake_up();
+        Ok(())
+    }
+}
+
+/// Lets the executor's other tasks run once. A timer of zero does not yield in glommio.
+#[derive(Default)]
+struct YieldNow {
+    yielded: bool,
+}
+
+impl Future for YieldNow {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
+        if self.yielded {
+            return Poll::Ready(());
+        }
+        self.yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,315 @@
+//! Bytes to sockets: staged sends, send queues, broadcasts.
+//!
+//! Invariants:
+//! 1. What goes to one connection goes in order: while it has a send queue everything is queued behind, and it
+//!    has at most one send in a batch.
+//! 2. Nothing here ends a session or changes a topic's list, because a fan-out may be under way: what failed
+//!    or overflowed is noted and ended afterwards ([`Shard::end_broken`], [`Shard::end_overflowed`]).
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::batch::{Broadcast, Payload};
+use super::outbound::{Piece, Progress};
+use super::ring::ShortSend;
+use super::slab::State;
+use crate::arena::Span;
+use crate::clock;
+use crate::component::{CloseCause, ConnectionId};
+use crate::frame::Frame;
+
+/// Most bytes of one topic that are joined into one send; more leave in several.
+const MAX_JOINED_BYTES: usize = 256 * 1024;
+
+impl Shard {
+    // ---- to one connection ----
+
+    /// Sends bytes of the held arena to one connection.
+    pub(super) fn send_direct(&mut self, id: ConnectionId, span: Span) {
+        let Some(slot) = self.slab.find(id) else { return };
+        if matches!(slot.state, State::Dead | State::Free) {
+            return;
+        }
+        if slot.outbound.is_none() && self.batch.is_staged() && slot.staged_in == self.batch.number() {
+            self.flush_batch();
+        }
+        let slot = &mut self.slab[id.slot];
+        if slot.outbound.is_some() {
+            let bytes = self.batch.arena_bytes(span).into();
+            return self.enqueue(id.slot, Piece::Bytes(bytes), 0);
+        }
+        if self.batch.is_full() {
+            self.flush_batch();
+        }
+        let slot = &mut self.slab[id.slot];
+        slot.staged_in = self.batch.number();
+        if let Some(socket) = slot.descriptor() {
+            let payload = self.batch.hold(Payload::Direct(span));
+            self.batch.stage(&mut self.ring, id.slot, payload, socket);
+        }
+    }
+
+    /// Queues a piece behind what waits already; beyond the limit the connection overflows instead.
+    fn enqueue(&mut self, index: u32, piece: Piece, sent: usize) {
+        let slot = &mut self.slab[index];
+        let outbound = slot.outbound.get_or_insert_default();
+        let before = outbound.queued_bytes();
+        let limit = self.settings.send_queue_bytes;
+        if outbound.is_over(piece.len() - sent, limit) {
+            if matches!(slot.state, State::Open | State::Closing) {
+                self.overflow(index);
+            }
+            return;
+        }
+        outbound.push(piece, sent);
+        self.stats
+            .send_queue_bytes
+            .add((outbound.queued_bytes() - before) as u64);
+        if outbound.holds == 0 && !slot.watching_writable {
+            slot.watching_writable = true;
+            if let Some(socket) = slot.descriptor() {
+                self.ring.watch_writable(index, slot.generation, socket);
+            }
+        }
+    }
+
+    pub(super) fn on_writable(&mut self, index: u32, generation: u32) {
+        let slot = &mut self.slab[index];
+        if slot.state == State::Free || !super::ring::same_generation(slot.generation, generation) {
+            return;
+        }
+        slot.watching_writable = false;
+        if slot.state == State::Dead {
+            return self.free_if_unwatched(index);
+        }
+        self.send_queued(index);
+    }
+
+    /// Sends what a connection's queue holds and its socket takes.
+    pub(super) fn send_queued(&mut self, index: u32) {
+        let slot = &mut self.slab[index];
+        let (Some(outbound), Some(socket)) = (&mut slot.outbound, &slot.socket) else {
+            return;
+        };
+        if outbound.holds > 0 {
+            return;
+        }
+        let before = outbound.queued_bytes();
+        let progress = outbound.send(socket);
+        self.stats
+            .send_queue_bytes
+            .subtract((before - outbound.queued_bytes()) as u64);
+        match progress {
+            Ok(Progress::Empty) => {
+                slot.outbound = None;
+                self.on_all_sent(index);
+            }
+            Ok(Progress::Blocked) if slot.watching_writable => {}
+            Ok(Progress::Blocked) => {
+                slot.watching_writable = true;
+                self.ring
+                    .watch_writable(index, slot.generation, std::os::fd::AsFd::as_fd(socket));
+            }
+            Err(_) => {
+                let id = self.slab.id(index);
+                self.broken.push(id);
+            }
+        }
+    }
+
+    /// One reason less to hold back what is queued.
+    pub(super) fn release_hold(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slab.find(id) else { return };
+        let Some(outbound) = &mut slot.outbound else {
+            return;
+        };
+        if outbound.holds > 0 {
+            outbound.holds -= 1;
+            if outbound.holds == 0 {
+                self.send_queued(id.slot);
+            }
+        }
+    }
+
+    // ---- to all subscribers ----
+
+    /// Stages what is pending in every topic.
+    pub(super) fn fan_out(&mut self) {
+        while let Some(topic) = self.local.next_dirty() {
+            let pending = std::mem::take(&mut self.local.get_mut(topic).pending);
+            let subscribers = std::mem::take(&mut self.local.get_mut(topic).subscribers);
+            self.stats
+                .deliveries
+                .add(pending.len() as u64 * subscribers.len() as u64);
+            if !subscribers.is_empty() {
+                let mut rest = pending.as_slice();
+                while !rest.is_empty() {
+                    let (group, next) = rest.split_at(joinable(rest));
+                    self.broadcast(group, &subscribers);
+                    rest = next;
+                }
+            }
+            self.unflushed.extend(pending);
+            let entry = self.local.get_mut(topic);
+            debug_assert!(entry.subscribers.is_empty());
+            entry.subscribers = subscribers;
+        }
+    }
+
+    /// Stages one send per subscriber with all the frames of a group.
+    fn broadcast(&mut self, group: &[Arc<Frame>], subscribers: &[u32]) {
+        let broadcast = Broadcast::new(group.to_vec());
+        let bytes = broadcast.bytes().len();
+        self.stats
+            .delivery_bytes
+            .add(bytes as u64 * subscribers.len() as u64);
+        let mut payload = self.batch.hold(Payload::Broadcast(broadcast));
+        for &index in subscribers {
+            if self.ring.room() == 0 || self.is_staged(index) {
+                payload = self.flush_and_hold_again(payload);
+            }
+            let slot = &mut self.slab[index];
+            if slot.state != State::Open {
+                continue;
+            }
+            if slot.outbound.is_some() {
+                self.enqueue_broadcast(index, payload, 0);
+                continue;
+            }
+            slot.staged_in = self.batch.number();
+            if let Some(socket) = slot.descriptor() {
+                self.batch.stage(&mut self.ring, index, payload, socket);
+            }
+        }
+    }
+
+    fn is_staged(&self, index: u32) -> bool {
+        self.batch.is_staged() && self.slab[index].staged_in == self.batch.number()
+    }
+
+    /// Queues the frames of a broadcast of which the first `sent` bytes have gone out.
+    fn enqueue_broadcast(&mut self, index: u32, payload: u32, mut sent: usize) {
+        let Payload::Broadcast(broadcast) = self.batch.payload_mut(payload) else {
+            return;
+        };
+        let frames = broadcast.local().to_vec();
+        for frame in frames {
+            let length = frame.bytes.len();
+            if sent >= length {
+                sent -= length;
+                continue;
+            }
+            if self.slab[index].state != State::Open {
+                return;
+            }
+            self.enqueue(index, Piece::Frame(frame), sent);
+            sent = 0;
+        }
+    }
+
+    // ---- the batch ----
+
+    /// Hands all staged sends to the kernel and queues what it did not take.
+    pub(super) fn flush_batch(&mut self) {
+        self.submit();
+        self.queue_short_sends();
+        self.batch.release(&mut self.ring);
+    }
+
+    /// As [`Shard::flush_batch`], in the middle of a broadcast: gives the payload's number in the next batch.
+    fn flush_and_hold_again(&mut self, payload: u32) -> u32 {
+        self.submit();
+        self.queue_short_sends();
+        let payload = self.batch.take(payload);
+        self.batch.release(&mut self.ring);
+        self.batch.hold(payload)
+    }
+
+    fn submit(&mut self) {
+        if let Err(error) = self.ring.submit(&mut self.completions) {
+            // Nothing that a peer or a component does leads here: the kernel refuses the ring itself.
+            panic!("io_uring_enter: {error}");
+        }
+    }
+
+    pub(super) fn queue_short_sends(&mut self) {
+        let mut short_sends = std::mem::take(&mut self.completions.short_sends);
+        for ShortSend {
+            slot,
+            payload,
+            result,
+        } in short_sends.drain(..)
+        {
+            if matches!(self.slab[slot].state, State::Dead | State::Free) {
+                continue;
+            }
+            if result < 0 && result != -libc::EAGAIN {
+                let id = self.slab.id(slot);
+                self.broken.push(id);
+                continue;
+            }
+            let sent = usize::try_from(result).unwrap_or(0);
+            match self.batch.payload_mut(payload) {
+                Payload::Broadcast(_) => self.enqueue_broadcast(slot, payload, sent),
+                Payload::Direct(span) => {
+                    let span = *span;
+                    let bytes = self.batch.arena_bytes(span);
+                    if sent < bytes.len() {
+                        let rest = bytes[sent..].into();
+                        self.enqueue(slot, Piece::Bytes(rest), 0);
+                    }
+                }
+            }
+        }
+        self.completions.short_sends = short_sends;
+    }
+
+    /// Ends connections whose socket failed.
+    pub(super) fn end_broken(&mut self) {
+        while let Some(id) = self.broken.pop() {
+            if self.slab.find(id).is_some() {
+                self.kill(id.slot, CloseCause::Transport);
+            }
+        }
+    }
+
+    /// Notes the fan-out time of the frames that are out, once the last shard has flushed each.
+    pub(super) fn note_flushed(&mut self) {
+        if self.unflushed.is_empty() {
+            return;
+        }
+        let now = clock::monotonic_nanos();
+        for frame in self.unflushed.drain(..) {
+            if frame.flushed() {
+                let micros = now.saturating_sub(frame.accepted_nanos) / 1_000;
+                self.fanout_micros.saturating_record(micros);
+            }
+        }
+    }
+}
+
+/// How many of the first frames are sent as one: at least one, and no more than [`MAX_JOINED_BYTES`].
+fn joinable(frames: &[Arc<Frame>]) -> usize {
+    let mut bytes = 0;
+    let fits = |frame: &&Arc<Frame>| {
+        bytes += frame.bytes.len();
+        bytes <= MAX_JOINED_BYTES
+    };
+    frames.iter().take_while(fits).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::MessageKind;
+
+    #[test]
+    fn groups_are_bounded_and_never_empty() {
+        let frame = |bytes| Frame::new(MessageKind::Binary, &vec![0; bytes], 0);
+        let large = frame(MAX_JOINED_BYTES + 1);
+        assert_eq!(joinable(&[large.clone(), large]), 1);
+        let half = frame(MAX_JOINED_BYTES / 2 - 16);
+        assert_eq!(joinable(&[half.clone(), half.clone(), half]), 2);
+        assert_eq!(joinable(&[frame(1)]), 1);
+    }
+}

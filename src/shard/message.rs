@@ -1,0 +1,128 @@
+//! What crosses between cores: owned messages and nothing else.
+//!
+//! Every ordered pair of shards has one bounded ring, and so has the control thread with each shard in both
+//! directions. A message is moved, never shared; the one thing several cores hold at once is an immutable
+//! [`Frame`] behind its reference count.
+
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+
+pub use crate::component::ConnectionId;
+pub use crate::frame::Frame;
+use crate::topic::TopicName;
+
+/// Who published, and so who is told when the shards cannot take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publisher {
+    /// A WebSocket connection: closed with 1013 (try again later) when refused.
+    Connection(ConnectionId),
+    /// The control thread's request of this number: answered with [`ToControl::Published`] in any case.
+    Control(u64),
+}
+
+/// To a shard, from another shard or from the control thread.
+#[derive(Debug)]
+pub enum ToShard {
+    /// To the topic's owner: give it an offset and hand it to every shard with subscribers.
+    Publish {
+        /// The topic.
+        topic: TopicName,
+        /// The message.
+        frame: Arc<Frame>,
+        /// Whom to tell.
+        publisher: Publisher,
+    },
+    /// From the owner to a shard with subscribers.
+    Deliver {
+        /// The topic.
+        topic: TopicName,
+        /// The message.
+        frame: Arc<Frame>,
+    },
+    /// To the owner: how many subscribers this shard has now. The first count above zero is answered with
+    /// [`ToShard::Joined`].
+    Subscribers {
+        /// The topic.
+        topic: TopicName,
+        /// The shard that reports.
+        shard: u16,
+        /// Its subscribers.
+        count: u32,
+        /// Number that the shard gave to this stay in the topic.
+        stay: u64,
+    },
+    /// From the owner: every message published from now on reaches this shard.
+    Joined {
+        /// The topic.
+        topic: TopicName,
+        /// The stay that is confirmed; the shard may have left and come back since.
+        stay: u64,
+    },
+    /// From the owner to the publisher's shard: the message was not accepted and reached nobody.
+    Refused {
+        /// The publisher.
+        connection: ConnectionId,
+    },
+    /// From the control thread: answer with [`ToControl::Snapshot`].
+    Snapshot {
+        /// Number of the request.
+        request: u64,
+    },
+    /// From the control thread: stop accepting and close every connection with 1012, spread evenly over the
+    /// window; then answer with [`ToControl::Drained`] and end.
+    Drain {
+        /// Length of the window in milliseconds; 0 closes all at once. Sent again, it shortens the window.
+        window_millis: u64,
+    },
+}
+
+/// What the owner says of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Subscribers on all cores that it was handed to.
+    pub subscribers: u64,
+    /// Its place in the topic: 1, 2, 3 ….
+    pub offset: u64,
+}
+
+/// The shards cannot take more: a receiver's ring and its overflow are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overloaded;
+
+/// To the control thread, from a shard.
+#[derive(Debug)]
+pub enum ToControl {
+    /// Outcome of a publish that the control thread asked for.
+    Published {
+        /// Number of the request.
+        request: u64,
+        /// Receipt, or the reason why nobody got the message.
+        outcome: Result<Receipt, Overloaded>,
+    },
+    /// Answer to [`ToShard::Snapshot`].
+    Snapshot {
+        /// Number of the request.
+        request: u64,
+        /// Fan-out times that this shard recorded, in microseconds.
+        fanout_micros: Box<Histogram<u64>>,
+    },
+    /// All connections of the shard are closed; its executor ends.
+    Drained {
+        /// The shard.
+        shard: u16,
+        /// Connections that were still open when the time was up and were cut.
+        cut: u64,
+    },
+}
+
+impl ToShard {
+    /// Bytes of the payload that this message keeps alive.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Publish { frame, .. } | Self::Deliver { frame, .. } => frame.bytes.len(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! One core's world: a pinned glommio executor that owns its listeners, connections, topics and keep-alive.
+//!
+//! Everything here is `!Send` and lives on its shard's thread; nothing but owned messages
+//! ([`message::ToShard`]) crosses to another. There is no lock.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`driver`] | the pass: completions, messages, commands, fan-out, sleep |
+//! | [`connection`] | a connection's life, from accept to the free slot |
+//! | [`fanout`] | bytes to sockets: staged sends, send queues, broadcasts |
+//! | [`publish`] | the owner's side of topics, joins, messages from other cores |
+//! | [`upkeep`] | the tick: keep-alive, deadlines, drain |
+//! | [`ring`], [`batch`] | the io_uring, and the bytes that staged sends refer to |
+//! | [`slab`], [`outbound`], [`topics`] | state per connection, per slow connection, per topic |
+//! | [`mesh`], [`message`] | the rings between cores and what travels in them |
+//! | [`keepalive`], [`deadlines`] | when connections are looked at |
+//! | [`listener`] | the sockets that accept, one per core and address |
+//! | [`stats`] | counters that other threads may read |
+
+mod batch;
+mod connection;
+mod deadlines;
+mod driver;
+mod fanout;
+mod keepalive;
+pub mod listener;
+pub mod mesh;
+pub mod message;
+mod outbound;
+mod publish;
+pub(crate) mod ring;
+mod slab;
+pub mod stats;
+mod topics;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::arena::Arena;
+use crate::clock;
+use crate::component::{CloseReason, Command, ConnectionId, Context};
+use crate::frame::Frame;
+use crate::routes::Routes;
+use crate::ws::Limits;
+use batch::Batch;
+use deadlines::Deadlines;
+use keepalive::Wheel;
+use mesh::Mesh;
+use ring::{Completions, Ring};
+use slab::Slab;
+use stats::ShardStats;
+use topics::{LocalTopics, OwnedTopics};
+use upkeep::Drain;
+
+pub use driver::{Handle, spawn};
+
+/// Longest time between two ticks: the bound on any sleep, and so on what a lost wake-up could cost.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Bytes read from a socket in one call, and so the most that one connection may bring into a pass.
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// How long a connection that has sent its close frame, or its refusal, waits for the peer to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections above the limit that are kept just long enough to be refused with 503; more are cut at once.
+pub const REFUSAL_RESERVE: u64 = 64;
+
+/// How a shard with nothing to do waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// In its own ring as long as no user task lives on the executor, else in the executor.
+    #[default]
+    Automatic,
+    /// Always in its own ring; user tasks do not run while it waits.
+    Ring,
+    /// Always in the executor.
+    Executor,
+}
+
+/// What one shard is told about its limits. See the flags of the same names.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// WebSocket connections that the whole process may have.
+    pub max_connections: u64,
+    /// Largest message from a client, in bytes.
+    pub max_message_bytes: usize,
+    /// Largest request head, in bytes.
+    pub max_handshake_bytes: usize,
+    /// Time a client has from connecting to the end of its request.
+    pub handshake_timeout: Duration,
+    /// Interval of the keep-alive; zero is off.
+    pub keepalive: Duration,
+    /// Bytes that may wait for one connection.
+    pub send_queue_bytes: usize,
+    /// How to wait.
+    pub waiting: Waiting,
+}
+
+struct Listening {
+    socket: Option<TcpListener>,
+    armed: bool,
+}
+
+/// One shard.
+struct Shard {
+    settings: Settings,
+    limits: Limits,
+    ring: Ring,
+    batch: Batch,
+    completions: Completions,
+    slab: Slab,
+    local: LocalTopics,
+    owned: OwnedTopics,
+    mesh: Mesh,
+    routes: Routes,
+    context: Rc<Context>,
+    stats: Arc<ShardStats>,
+    /// Counters of all shards, for limits that concern the process.
+    all_stats: Arc<[Arc<ShardStats>]>,
+    listeners: Vec<Listening>,
+    receive_buffer: Box<[u8]>,
+    /// Requests that have arrived in part, by slot.
+    partial_requests: HashMap<u32, Vec<u8>>,
+    /// Why connections in state `Closing` are, by slot.
+    closings: HashMap<u32, CloseReason>,
+    /// Empty, between passes: what is swapped against the queue of commands.
+    commands: Vec<Command>,
+    spare_arena: Arena,
+    scratch: Vec<u8>,
+    /// Connections that may have more to read than one call brought.
+    unread: Vec<ConnectionId>,
+    /// Connections that are to end once this pass's sends are out.
+    ending: Vec<u32>,
+    /// Connections whose send queue overflowed in this pass.
+    overflowed: Vec<u32>,
+    /// Connections whose socket failed while its sends were handed over; ended at the next safe point.
+    broken: Vec<ConnectionId>,
+    /// Frames that were staged and not yet flushed.
+    unflushed: Vec<Arc<Frame>>,
+    fanout_micros: Histogram<u64>,
+    wheel: Option<Wheel>,
+    handshake_deadlines: Deadlines,
+    close_deadlines: Deadlines,
+    now_nanos: u64,
+    tick_due_nanos: u64,
+    drain: Option<Drain>,
+    /// Connections that were still open when a drain's time was up.
+    cut: u64,
+}
+
+/// What a shard is made of; everything in it may cross to the shard's thread.
+pub struct Parts {
+    /// Limits.
+    pub settings: Settings,
+    /// Its ends of the rings.
+    pub mesh: Mesh,
+    /// Its listening sockets.
+    pub listeners: Vec<TcpListener>,
+    /// Makes its routes, on its thread.
+    pub routes: Arc<dyn Fn() -> Routes + Send + Sync>,
+    /// Counters of all shards.
+    pub all_stats: Arc<[Arc<ShardStats>]>,
+}
+
+/// Largest fan-out time that is told apart from larger ones: one minute, in microseconds.
+const MAX_FANOUT_MICROS: u64 = 60_000_000;
+
+impl Shard {
+    /// Makes the shard on its own thread.
+    fn new(parts: Parts) -> io::Result<Self> {
+        let Parts {
+            settings,
+            mesh,
+            listeners,
+            routes,
+            all_stats,
+        } = parts;
+        let shard = mesh.shard();
+        let now_nanos = clock::monotonic_nanos();
+        let fanout_micros = Histogram::new_with_bounds(1, MAX_FANOUT_MICROS, 2).map_err(io::Error::other)?;
+        let ring = Ring::new()?;
+        mesh.doorbell().install(ring.fd());
+        let listeners = listeners.into_iter().map(|socket| Listening {
+            socket: Some(socket),
+            armed: false,
+        });
+        Ok(Self {
+            limits: Limits {
+                max_message_bytes: settings.max_message_bytes,
+            },
+            ring,
+            batch: Batch::default(),
+            completions: Completions::default(),
+            slab: Slab::new(shard as u16),
+            local: LocalTopics::default(),
+            owned: OwnedTopics::default(),
+            mesh,
+            routes: routes(),
+            context: Context::new(shard as u16),
+            stats: all_stats[shard].clone(),
+            all_stats,
+            listeners: listeners.collect(),
+            receive_buffer: vec![0; RECEIVE_BYTES].into(),
+            partial_requests: HashMap::new(),
+            closings: HashMap::new(),
+            commands: Vec::new(),
+            spare_arena: Arena::default(),
+            scratch: Vec::new(),
+            unread: Vec::new(),
+            ending: Vec::new(),
+            overflowed: Vec::new(),
+            broken: Vec::new(),
+            unflushed: Vec::new(),
+            fanout_micros,
+            wheel: Wheel::new(settings.keepalive, now_nanos),
+            handshake_deadlines: Deadlines::new(settings.handshake_timeout),
+            close_deadlines: Deadlines::new(CLOSE_TIMEOUT),
+            settings,
+            now_nanos,
+            tick_due_nanos: now_nanos,
+            drain: None,
+            cut: 0,
+        })
+    }
+}

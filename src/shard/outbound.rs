@@ -1,0 +1,217 @@
+//! The send queue of one slow connection: exists only while the socket takes less than there is to send.
+//!
+//! What is queued is whole messages; only the first may have gone out in part. Frames of broadcasts are shared
+//! with all other queues of the core, bytes meant for this connection alone are owned.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use socket2::SockRef;
+
+use crate::frame::Frame;
+
+/// Pieces handed to the kernel in one call.
+const PIECES_PER_CALL: usize = 64;
+
+/// Something queued.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// A frame of a broadcast.
+    Frame(Rc<Arc<Frame>>),
+    /// Bytes for this connection alone.
+    Bytes(Box<[u8]>),
+}
+
+impl Piece {
+    pub(super) fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Frame(frame) => &frame.bytes,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// A send queue.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that are sent already.
+    sent_of_first: usize,
+    queued_bytes: usize,
+    /// While above zero nothing is sent: joins of topics that the owners have not confirmed.
+    pub(super) holds: u32,
+}
+
+/// How far [`Outbound::send`] came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing is left.
+    Empty,
+    /// The socket takes no more now.
+    Blocked,
+}
+
+impl Outbound {
+    /// A queue that holds everything back until the hold is released.
+    pub(super) fn held() -> Self {
+        Self {
+            holds: 1,
+            ..Self::default()
+        }
+    }
+
+    /// Bytes that wait.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Whether a piece of `bytes` more would exceed `limit`. The first piece always has a place, so that a
+    /// message larger than the limit on an otherwise idle connection is not refused.
+    pub(super) fn is_over(&self, bytes: usize, limit: usize) -> bool {
+        !self.pieces.is_empty() && self.queued_bytes + bytes > limit
+    }
+
+    /// Queues a piece of which the first `sent` bytes have gone out already; only a first piece may have.
+    pub(super) fn push(&mut self, piece: Piece, sent: usize) {
+        debug_assert!(sent == 0 || self.pieces.is_empty());
+        self.queued_bytes += piece.bytes().len() - sent;
+        if self.pieces.is_empty() {
+            self.sent_of_first = sent;
+        }
+        self.pieces.push_back(piece);
+    }
+
+    /// Drops all pieces of which nothing has gone out yet; returns how many they were.
+    pub(super) fn drop_unsent(&mut self) -> usize {
+        let keep = usize::from(self.sent_of_first > 0);
+        let dropped = self.pieces.len().saturating_sub(keep);
+        self.pieces.truncate(keep);
+        self.pieces.shrink_to_fit();
+        self.queued_bytes = self
+            .pieces
+            .front()
+            .map_or(0, |piece| piece.bytes().len() - self.sent_of_first);
+        dropped
+    }
+
+    /// Sends what the socket takes.
+    ///
+    /// # Errors
+    /// The socket's, when the connection is broken.
+    pub(super) fn send(&mut self, socket: &TcpStream) -> io::Result<Progress> {
+        while !self.pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); PIECES_PER_CALL];
+            let mut count = 0;
+            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+                let skip = if count == 0 { self.sent_of_first } else { 0 };
+                *slice = IoSlice::new(&piece.bytes()[skip..]);
+                count += 1;
+            }
+            let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+            match SockRef::from(socket).send_vectored_with_flags(&slices[..count], flags) {
+                Ok(sent) => self.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Progress::Empty)
+    }
+
+    fn advance(&mut self, mut sent: usize) {
+        self.queued_bytes -= sent;
+        while let Some(first) = self.pieces.front() {
+            let left = first.bytes().len() - self.sent_of_first;
+            if sent < left {
+                self.sent_of_first += sent;
+                return;
+            }
+            sent -= left;
+            self.sent_of_first = 0;
+            self.pieces.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::ws::MessageKind;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn everything_arrives_in_order_however_little_the_socket_takes() {
+        let (near, mut far) = pair();
+        let mut outbound = Outbound::default();
+        let mut expected = Vec::new();
+        for n in 0..300_usize {
+            let payload = vec![n as u8; 1 + (n * 7_919) % 60_000];
+            if n % 2 == 0 {
+                let frame = Frame::new(MessageKind::Binary, &payload, 0);
+                expected.extend_from_slice(&frame.bytes);
+                outbound.push(Piece::Frame(Rc::new(frame)), 0);
+            } else {
+                expected.extend_from_slice(&payload);
+                outbound.push(Piece::Bytes(payload.into()), 0);
+            }
+        }
+        assert_eq!(outbound.queued_bytes(), expected.len());
+        let reader = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            far.read_to_end(&mut received).unwrap();
+            received
+        });
+        let mut blocked = 0;
+        while outbound.send(&near).unwrap() == Progress::Blocked {
+            blocked += 1;
+            std::thread::yield_now();
+        }
+        assert!(blocked > 0, "the test must meet a full socket");
+        assert_eq!(outbound.queued_bytes(), 0);
+        drop(near);
+        assert_eq!(reader.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_piece_that_went_out_in_part_is_kept() {
+        let mut outbound = Outbound::default();
+        outbound.push(Piece::Bytes(vec![1; 10].into()), 4);
+        outbound.push(Piece::Bytes(vec![2; 10].into()), 0);
+        assert_eq!(outbound.queued_bytes(), 16);
+        assert!(outbound.is_over(1, 16) && !outbound.is_over(1, 17));
+        assert_eq!(outbound.drop_unsent(), 1);
+        assert_eq!(outbound.queued_bytes(), 6);
+        let (near, mut far) = pair();
+        assert_eq!(outbound.send(&near).unwrap(), Progress::Empty);
+        drop(near);
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).unwrap();
+        assert_eq!(received, [1; 6]);
+    }
+
+    #[test]
+    fn the_first_piece_has_a_place_in_any_case() {
+        let mut outbound = Outbound::default();
+        assert!(!outbound.is_over(100, 10));
+        outbound.push(Piece::Bytes(vec![1; 100].into()), 0);
+        assert!(outbound.is_over(1, 10));
+        assert_eq!(outbound.drop_unsent(), 1);
+        assert_eq!(outbound.queued_bytes(), 0);
+    }
+}

@@ -1,0 +1,265 @@
+//! Topics across cores: subscriptions, the owner's side of a publish, and messages from other cores.
+//!
+//! A publish goes to the topic's owner, wherever it was made; the owner gives it its offset and hands it to
+//! each shard with subscribers, or refuses it as a whole when one of them cannot take more.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::mesh::Mesh;
+use super::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
+use super::stats::DropReason;
+use super::upkeep::Drain;
+use crate::component::{CloseCause, CloseReason, ConnectionId};
+use crate::frame::Frame;
+use crate::topic::TopicName;
+
+impl Shard {
+    // ---- subscriptions ----
+
+    pub(super) fn subscribe(&mut self, id: ConnectionId, topic: &TopicName) {
+        let open = self
+            .slab
+            .find(id)
+            .is_some_and(|slot| slot.state == super::slab::State::Open);
+        if !open {
+            return;
+        }
+        let owner = topic.owner(self.mesh.shards());
+        let owned_here = owner == self.mesh.shard();
+        let number = self.local.enter(topic, owner, owned_here);
+        if !self.local.add(number, &mut self.slab, id.slot) {
+            return;
+        }
+        self.stats.subscriptions.add(1);
+        let entry = self.local.get_mut(number);
+        if owned_here {
+            let count = entry.subscribers.len() as u32;
+            self.owned.set_subscribers(topic, owner, count, self.now_nanos);
+        } else if !entry.joined {
+            // A connection that is just opening is told so only when the owner has confirmed.
+            if let Some(outbound) = self.slab[id.slot]
+                .outbound
+                .as_mut()
+                .filter(|outbound| outbound.holds > 0)
+            {
+                outbound.holds += 1;
+                entry.waiting.push(id);
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, index: u32, number: u32) {
+        if !self.local.remove(number, &mut self.slab, index) {
+            return;
+        }
+        self.stats.subscriptions.subtract(1);
+        let entry = self.local.get_mut(number);
+        if entry.owner == self.mesh.shard() {
+            let count = entry.subscribers.len() as u32;
+            self.owned
+                .set_subscribers(&entry.name, entry.owner, count, self.now_nanos);
+        }
+    }
+
+    pub(super) fn unsubscribe_from(&mut self, id: ConnectionId, topic: &TopicName) {
+        if let (Some(number), true) = (self.local.find(topic), self.slab.find(id).is_some()) {
+            self.unsubscribe(id.slot, number);
+        }
+    }
+
+    /// Tells the owners of topics whose number of subscribers here has changed in this pass.
+    pub(super) fn report_subscribers(&mut self) {
+        while let Some(report) = self.local.next_changed() {
+            if report.owner != self.mesh.shard() {
+                let (topic, shard) = (report.name, self.mesh.shard() as u16);
+                let message = ToShard::Subscribers {
+                    topic,
+                    shard,
+                    count: report.count,
+                    stay: report.stay,
+                };
+                self.mesh.send(report.owner, message);
+            }
+        }
+    }
+
+    // ---- publishing ----
+
+    /// A component publishes on this shard.
+    pub(super) fn publish(&mut self, publisher: ConnectionId, topic: TopicName, frame: Arc<Frame>) {
+        let (owner, publisher) = (topic.owner(self.mesh.shards()), Publisher::Connection(publisher));
+        if owner == self.mesh.shard() {
+            self.accept_publish(topic, frame, publisher);
+        } else if self.mesh.has_room(owner) {
+            self.mesh.send(
+                owner,
+                ToShard::Publish {
+                    topic,
+                    frame,
+                    publisher,
+                },
+            );
+        } else {
+            self.refuse(publisher);
+        }
+    }
+
+    /// The owner's part: all of it, or a refusal.
+    fn accept_publish(&mut self, topic: TopicName, frame: Arc<Frame>, publisher: Publisher) {
+        let here = self.mesh.shard();
+        let owned = self.owned.enter(&topic, self.now_nanos);
+        let has_room = |mesh: &Mesh, shard: usize| shard == here || mesh.has_room(shard);
+        if !owned.shards.iter().all(|&(shard, _)| has_room(&self.mesh, shard)) {
+            return self.refuse(publisher);
+        }
+        owned.offset += 1;
+        let receipt = Receipt {
+            subscribers: owned.subscribers(),
+            offset: owned.offset,
+        };
+        frame.expect_flushes(owned.shards.len());
+        let mut deliver_here = false;
+        for &(shard, _) in &owned.shards {
+            if shard == here {
+                deliver_here = true;
+            } else {
+                let message = ToShard::Deliver {
+                    topic: topic.clone(),
+                    frame: frame.clone(),
+                };
+                self.mesh.send(shard, message);
+            }
+        }
+        if deliver_here {
+            self.deliver(&topic, frame);
+        }
+        match publisher {
+            Publisher::Connection(_) => self.stats.publishes_websocket.add(1),
+            Publisher::Control(request) => {
+                self.stats.publishes_http.add(1);
+                self.mesh.send_to_control(ToControl::Published {
+                    request,
+                    outcome: Ok(receipt),
+                });
+            }
+        }
+    }
+
+    fn deliver(&mut self, topic: &TopicName, frame: Arc<Frame>) {
+        match self.local.find(topic) {
+            Some(number) => self.local.deliver(number, frame),
+            // The last subscriber has just gone: this shard has nothing to flush.
+            None => self.unflushed.push(frame),
+        }
+    }
+
+    /// Tells a publisher that its message reached nobody.
+    fn refuse(&mut self, publisher: Publisher) {
+        self.stats.dropped[DropReason::RingFull as usize].add(1);
+        match publisher {
+            Publisher::Control(request) => {
+                self.mesh.send_to_control(ToControl::Published {
+                    request,
+                    outcome: Err(Overloaded),
+                });
+            }
+            Publisher::Connection(id) if usize::from(id.shard) == self.mesh.shard() => self.on_refused(id),
+            Publisher::Connection(id) => {
+                self.mesh
+                    .send(usize::from(id.shard), ToShard::Refused { connection: id });
+            }
+        }
+    }
+
+    fn on_refused(&mut self, id: ConnectionId) {
+        if self.slab.find(id).is_some() {
+            let text = "the server cannot take more messages now".to_owned();
+            self.begin_close(
+                id.slot,
+                CloseReason {
+                    code: 1013,
+                    text,
+                    cause: CloseCause::Overloaded,
+                },
+            );
+        }
+    }
+
+    // ---- messages from other cores ----
+
+    /// Handles what other cores have sent; true if there was anything.
+    pub(super) fn receive_messages(&mut self) -> bool {
+        let (mut cursor, mut any) = (0, false);
+        while let Some(message) = self.mesh.receive(&mut cursor) {
+            any = true;
+            self.on_shard_message(message);
+        }
+        any
+    }
+
+    pub(super) fn on_shard_message(&mut self, message: ToShard) {
+        match message {
+            ToShard::Publish {
+                topic,
+                frame,
+                publisher,
+            } => self.accept_publish(topic, frame, publisher),
+            ToShard::Deliver { topic, frame } => self.deliver(&topic, frame),
+            ToShard::Subscribers {
+                topic,
+                shard,
+                count,
+                stay,
+            } => {
+                let shard = usize::from(shard);
+                if self.owned.set_subscribers(&topic, shard, count, self.now_nanos) {
+                    self.mesh.send(shard, ToShard::Joined { topic, stay });
+                }
+            }
+            ToShard::Joined { topic, stay } => self.on_joined(&topic, stay),
+            ToShard::Refused { connection } => self.on_refused(connection),
+            ToShard::Snapshot { request } => {
+                let fanout_micros = Box::new(self.fanout_micros.clone());
+                self.mesh.send_to_control(ToControl::Snapshot {
+                    request,
+                    fanout_micros,
+                });
+            }
+            ToShard::Drain { window_millis } => self.begin_drain(window_millis),
+        }
+    }
+
+    fn on_joined(&mut self, topic: &TopicName, stay: u64) {
+        let Some(number) = self.local.find(topic) else {
+            return;
+        };
+        let entry = self.local.get_mut(number);
+        if entry.stay == stay {
+            entry.joined = true;
+            for id in std::mem::take(&mut entry.waiting) {
+                self.release_hold(id);
+            }
+        }
+    }
+
+    fn begin_drain(&mut self, window_millis: u64) {
+        let ends_nanos = self
+            .now_nanos
+            .saturating_add(window_millis.saturating_mul(1_000_000));
+        match &mut self.drain {
+            Some(drain) => drain.shorten(ends_nanos),
+            None => {
+                let slots = self.slab.len();
+                self.drain = Some(Drain::new(self.now_nanos, ends_nanos, slots));
+                for (number, listener) in self.listeners.iter_mut().enumerate() {
+                    if listener.armed {
+                        self.ring.cancel_accept(number as u32);
+                    } else {
+                        listener.socket = None;
+                    }
+                }
+            }
+        }
+    }
+}

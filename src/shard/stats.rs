@@ -1,0 +1,195 @@
+//! Counters of one shard, readable from any thread.
+//!
+//! Exactly one thread writes: the shard itself. So a counter is moved by a relaxed load and store instead of
+//! a locked instruction, and readers see each number whole, if slightly late.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::ws::RejectReason;
+
+/// A number that its shard alone moves.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds; only the owning shard may call this.
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// Subtracts; only the owning shard may call this.
+    pub fn subtract(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(amount), Relaxed);
+    }
+
+    /// Sets; only the owning shard may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Reads, from any thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Labels of [`ShardStats::closed`]: one per close code of RFC 6455 section 7.4.1, the ranges for libraries
+/// and applications as one label each, to keep the number of time series bounded.
+pub const CLOSE_LABELS: [&str; 18] = [
+    "1000",
+    "1001",
+    "1002",
+    "1003",
+    "1004",
+    "1005",
+    "1006",
+    "1007",
+    "1008",
+    "1009",
+    "1010",
+    "1011",
+    "1012",
+    "1013",
+    "1014",
+    "1015",
+    "3000-3999",
+    "4000-4999",
+];
+
+/// Index into [`CLOSE_LABELS`] of a close code.
+#[must_use]
+pub fn close_label(code: u16) -> usize {
+    match code {
+        1000..=1015 => usize::from(code - 1000),
+        3000..=3999 => 16,
+        4000..=4999 => 17,
+        _ => 6,
+    }
+}
+
+/// Why a message did not reach a subscriber that was subscribed when it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The subscriber's send queue was full and the policy gave it up.
+    SlowConsumer,
+    /// A ring and its overflow were full: the publisher was told.
+    RingFull,
+}
+
+impl DropReason {
+    /// All reasons, in the order of [`ShardStats::dropped`].
+    pub const ALL: [Self; 2] = [Self::SlowConsumer, Self::RingFull];
+
+    /// The label of the metric.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SlowConsumer => "slow_consumer",
+            Self::RingFull => "ring_full",
+        }
+    }
+}
+
+/// Counters of one shard. Names follow the metrics they feed.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ShardStats {
+    /// The CPU that the shard is pinned to.
+    pub cpu: usize,
+    /// WebSocket connections open now.
+    pub connections: Cell,
+    /// Sockets held now in any state: handshaking, open, closing.
+    pub sockets: Cell,
+    /// WebSocket connections opened.
+    pub opened: Cell,
+    /// WebSocket connections closed, by [`CLOSE_LABELS`].
+    pub closed: [Cell; CLOSE_LABELS.len()],
+    /// Handshakes refused, by [`RejectReason::index`].
+    pub rejected: [Cell; RejectReason::ALL.len()],
+    /// Subscriptions now (a connection with three topics has three).
+    pub subscriptions: Cell,
+    /// Topics that this shard owns now.
+    pub topics: Cell,
+    /// Messages accepted from WebSocket clients by this shard as owner.
+    pub publishes_websocket: Cell,
+    /// Messages accepted from the control thread by this shard as owner.
+    pub publishes_http: Cell,
+    /// Messages handed to the kernel or to a connection's send queue.
+    pub deliveries: Cell,
+    /// Bytes of those messages, frame headers included.
+    pub delivery_bytes: Cell,
+    /// Messages not delivered, in the order of [`DropReason::ALL`].
+    pub dropped: [Cell; DropReason::ALL.len()],
+    /// Connections that met their send queue's limit.
+    pub slow_consumers: Cell,
+    /// Connections dropped because they answered no ping.
+    pub keepalive_timeouts: Cell,
+    /// Bytes that wait in send queues now.
+    pub send_queue_bytes: Cell,
+    /// Times the ring to shard `i` was full.
+    pub ring_full: Box<[Cell]>,
+    /// Nanoseconds by which passes were later than their tick asked for.
+    pub loop_stall_nanos: Cell,
+    /// Panics caught in callbacks of components.
+    pub callback_panics: Cell,
+    /// Time of the last tick, in nanoseconds of [`crate::clock::monotonic_nanos`].
+    pub last_tick_nanos: Cell,
+}
+
+impl ShardStats {
+    /// All zero, for a shard pinned to `cpu`, one of `shards`.
+    #[must_use]
+    pub fn new(cpu: usize, shards: usize) -> Self {
+        Self {
+            cpu,
+            connections: Cell::default(),
+            sockets: Cell::default(),
+            opened: Cell::default(),
+            closed: Default::default(),
+            rejected: Default::default(),
+            subscriptions: Cell::default(),
+            topics: Cell::default(),
+            publishes_websocket: Cell::default(),
+            publishes_http: Cell::default(),
+            deliveries: Cell::default(),
+            delivery_bytes: Cell::default(),
+            dropped: Default::default(),
+            slow_consumers: Cell::default(),
+            keepalive_timeouts: Cell::default(),
+            send_queue_bytes: Cell::default(),
+            ring_full: (0..shards).map(|_| Cell::default()).collect(),
+            loop_stall_nanos: Cell::default(),
+            callback_panics: Cell::default(),
+            last_tick_nanos: Cell::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_close_code_has_a_label() {
+        for code in 0..=u16::MAX {
+            let label = CLOSE_LABELS[close_label(code)];
+            match code {
+                1000..=1015 => assert_eq!(label, code.to_string()),
+                3000..=3999 => assert_eq!(label, "3000-3999"),
+                4000..=4999 => assert_eq!(label, "4000-4999"),
+                _ => assert_eq!(label, "1006"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_cell_counts() {
+        let cell = Cell::default();
+        cell.add(5);
+        cell.subtract(2);
+        assert_eq!(cell.get(), 3);
+        cell.set(9);
+        assert_eq!(cell.get(), 9);
+    }
+}

@@ -1,0 +1,433 @@
+//! Topics as one shard sees them: its own subscribers of each ([`LocalTopics`]), and for the topics it owns,
+//! which shards have subscribers and what the last offset was ([`OwnedTopics`]).
+//!
+//! Invariants:
+//! 1. A topic's owner is the same for every core ([`TopicName::owner`]), and all its messages pass through it:
+//!    so all subscribers see one order.
+//! 2. A shard reports its number of subscribers to the owner whenever it changes; from the owner's answer to
+//!    the first report on, every message reaches the shard.
+//! 3. A subscriber stands in a topic's list at the position that its slot remembers; a removal moves the last
+//!    one into the gap and tells its slot.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::slab::{Slab, Subscription};
+use crate::component::ConnectionId;
+use crate::frame::Frame;
+use crate::topic::TopicName;
+
+/// How long the owner remembers the offset of a topic that nobody subscribes to, in nanoseconds.
+pub(super) const IDLE_TOPIC_NANOS: u64 = 300_000_000_000;
+
+/// Topics without subscribers that an owner remembers; beyond it the one longest idle is forgotten.
+pub(super) const IDLE_TOPICS: usize = 100_000;
+
+/// A topic with subscribers on this shard.
+#[derive(Debug)]
+pub(super) struct LocalTopic {
+    pub(super) name: TopicName,
+    /// The shard that owns it.
+    pub(super) owner: usize,
+    /// Slots of the subscribers.
+    pub(super) subscribers: Vec<u32>,
+    /// Whether the owner has confirmed that messages reach this shard.
+    pub(super) joined: bool,
+    /// Number of this stay, so that the confirmation of an earlier one is not taken for this one's.
+    pub(super) stay: u64,
+    /// Connections whose opening waits for that confirmation.
+    pub(super) waiting: Vec<ConnectionId>,
+    /// Messages that arrived in this pass.
+    pub(super) pending: Vec<Arc<Frame>>,
+    changed: bool,
+}
+
+/// The topics that this shard has subscribers of.
+#[derive(Debug, Default)]
+pub(super) struct LocalTopics {
+    by_name: HashMap<TopicName, u32>,
+    topics: Vec<Option<LocalTopic>>,
+    free: Vec<u32>,
+    /// Topics with pending messages.
+    dirty: Vec<u32>,
+    /// Topics whose number of subscribers the owner does not know yet.
+    changed: Vec<u32>,
+    stays: u64,
+}
+
+/// A number of subscribers that the owner is to be told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) name: TopicName,
+    pub(super) owner: usize,
+    pub(super) count: u32,
+    pub(super) stay: u64,
+}
+
+impl LocalTopics {
+    /// The topic's number, if it has subscribers here.
+    pub(super) fn find(&self, name: &TopicName) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Whether messages of the topic are sure to reach this shard.
+    pub(super) fn is_joined(&self, name: &TopicName) -> bool {
+        let topic = self
+            .find(name)
+            .and_then(|topic| self.topics[topic as usize].as_ref());
+        topic.is_some_and(|topic| topic.joined)
+    }
+
+    /// The topic of a number that [`LocalTopics::find`] or [`LocalTopics::enter`] gave out in this pass.
+    pub(super) fn get_mut(&mut self, topic: u32) -> &mut LocalTopic {
+        self.topics[topic as usize]
+            .as_mut()
+            .expect("a number in use names a topic")
+    }
+
+    /// The topic's number; it is entered if it is new here.
+    pub(super) fn enter(&mut self, name: &TopicName, owner: usize, joined: bool) -> u32 {
+        if let Some(topic) = self.find(name) {
+            return topic;
+        }
+        self.stays += 1;
+        let entry = LocalTopic {
+            name: name.clone(),
+            stay: self.stays,
+            owner,
+            subscribers: Vec::new(),
+            joined,
+            waiting: Vec::new(),
+            pending: Vec::new(),
+            changed: false,
+        };
+        let topic = self.free.pop().unwrap_or_else(|| {
+            self.topics.push(None);
+            (self.topics.len() - 1) as u32
+        });
+        self.topics[topic as usize] = Some(entry);
+        self.by_name.insert(name.clone(), topic);
+        topic
+    }
+
+    /// Adds a subscriber; false if it is one already.
+    pub(super) fn add(&mut self, topic: u32, slab: &mut Slab, slot: u32) -> bool {
+        let subscriptions = &mut slab[slot].subscriptions;
+        if subscriptions
+            .as_slice()
+            .iter()
+            .any(|subscription| subscription.topic == topic)
+        {
+            return false;
+        }
+        let entry = self.get_mut(topic);
+        subscriptions.push(Subscription {
+            topic,
+            position: entry.subscribers.len() as u32,
+        });
+        entry.subscribers.push(slot);
+        self.note_change(topic);
+        true
+    }
+
+    /// Removes a subscriber; false if it is none.
+    pub(super) fn remove(&mut self, topic: u32, slab: &mut Slab, slot: u32) -> bool {
+        let Some(subscription) = slab[slot].subscriptions.remove(topic) else {
+            return false;
+        };
+        let subscribers = &mut self.get_mut(topic).subscribers;
+        subscribers.swap_remove(subscription.position as usize);
+        if let Some(&moved) = subscribers.get(subscription.position as usize) {
+            let places = slab[moved].subscriptions.as_mut_slice();
+            if let Some(place) = places.iter_mut().find(|place| place.topic == topic) {
+                place.position = subscription.position;
+            }
+        }
+        if subscribers.capacity() > 64 && subscribers.len() < subscribers.capacity() / 4 {
+            subscribers.shrink_to(subscribers.len() * 2);
+        }
+        self.note_change(topic);
+        true
+    }
+
+    fn note_change(&mut self, topic: u32) {
+        let entry = self.get_mut(topic);
+        if !std::mem::replace(&mut entry.changed, true) {
+            self.changed.push(topic);
+        }
+    }
+
+    /// Adds a message to those that leave in this pass.
+    pub(super) fn deliver(&mut self, topic: u32, frame: Arc<Frame>) {
+        let entry = self.get_mut(topic);
+        if entry.pending.is_empty() {
+            entry.pending.push(frame);
+            self.dirty.push(topic);
+        } else {
+            entry.pending.push(frame);
+        }
+    }
+
+    /// Takes a topic that has pending messages.
+    pub(super) fn next_dirty(&mut self) -> Option<u32> {
+        self.dirty.pop()
+    }
+
+    /// Takes a topic whose number of subscribers has changed, and forgets the topic when there are none left.
+    /// To be called when no messages are pending.
+    pub(super) fn next_changed(&mut self) -> Option<Report> {
+        let topic = self.changed.pop()?;
+        let entry = self.get_mut(topic);
+        entry.changed = false;
+        debug_assert!(entry.pending.is_empty());
+        let count = entry.subscribers.len() as u32;
+        let report = Report {
+            name: entry.name.clone(),
+            owner: entry.owner,
+            count,
+            stay: entry.stay,
+        };
+        if entry.subscribers.is_empty() {
+            self.topics[topic as usize] = None;
+            self.by_name.remove(&report.name);
+            self.free.push(topic);
+        }
+        Some(report)
+    }
+}
+
+/// A topic that this shard orders.
+#[derive(Debug, Default)]
+pub(super) struct OwnedTopic {
+    /// Shards with subscribers, and how many each has.
+    pub(super) shards: Vec<(usize, u32)>,
+    /// Offset of the last message; 0 before the first.
+    pub(super) offset: u64,
+    /// Time in nanoseconds at which it had no subscribers; the one that counts in the queue of idle topics.
+    idle_since: u64,
+    /// Time in nanoseconds of the last publish or change.
+    used: u64,
+}
+
+impl OwnedTopic {
+    /// Subscribers on all shards.
+    pub(super) fn subscribers(&self) -> u64 {
+        self.shards.iter().map(|&(_, count)| u64::from(count)).sum()
+    }
+}
+
+/// The topics that this shard owns.
+#[derive(Debug, Default)]
+pub(super) struct OwnedTopics {
+    topics: HashMap<TopicName, OwnedTopic>,
+    /// Topics that became idle, in that order; an entry counts only if its time is the topic's.
+    idle: VecDeque<(u64, TopicName)>,
+}
+
+impl OwnedTopics {
+    pub(super) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The topic; it is made if nobody has used it before.
+    pub(super) fn enter(&mut self, name: &TopicName, now_nanos: u64) -> &mut OwnedTopic {
+        if !self.topics.contains_key(name) {
+            self.topics.insert(
+                name.clone(),
+                OwnedTopic {
+                    idle_since: now_nanos,
+                    ..OwnedTopic::default()
+                },
+            );
+            self.idle.push_back((now_nanos, name.clone()));
+        }
+        let topic = self.topics.get_mut(name).expect("just entered");
+        topic.used = now_nanos;
+        topic
+    }
+
+    /// Notes a shard's number of subscribers; true if the shard had none before and has some now.
+    pub(super) fn set_subscribers(
+        &mut self,
+        name: &TopicName,
+        shard: usize,
+        count: u32,
+        now_nanos: u64,
+    ) -> bool {
+        let topic = self.enter(name, now_nanos);
+        let place = topic.shards.iter().position(|&(other, _)| other == shard);
+        match (place, count) {
+            (None, 0) => false,
+            (None, _) => {
+                topic.shards.push((shard, count));
+                true
+            }
+            (Some(place), 0) => {
+                topic.shards.swap_remove(place);
+                if topic.shards.is_empty() {
+                    topic.idle_since = now_nanos;
+                    self.idle.push_back((now_nanos, name.clone()));
+                }
+                false
+            }
+            (Some(place), _) => {
+                topic.shards[place].1 = count;
+                false
+            }
+        }
+    }
+
+    /// Forgets topics that have been idle for too long, or are too many.
+    pub(super) fn expire(&mut self, now_nanos: u64) {
+        while let Some((since, _)) = self.idle.front() {
+            let too_many = self.idle.len() > IDLE_TOPICS;
+            if since.saturating_add(IDLE_TOPIC_NANOS) > now_nanos && !too_many {
+                return;
+            }
+            let Some((since, name)) = self.idle.pop_front() else {
+                return;
+            };
+            let Some(topic) = self.topics.get_mut(&name) else {
+                continue;
+            };
+            if !topic.shards.is_empty() || topic.idle_since != since {
+                continue;
+            }
+            // Used in the meantime: it goes to the back of the queue once, however often it was used.
+            if topic.used > since && !too_many {
+                topic.idle_since = topic.used;
+                self.idle.push_back((topic.used, name));
+            } else {
+                self.topics.remove(&name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::ws::MessageKind;
+
+    fn name(text: &str) -> TopicName {
+        TopicName::new(text).unwrap()
+    }
+
+    fn slab(slots: usize) -> Slab {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut slab = Slab::new(0);
+        for _ in 0..slots {
+            slab.insert(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        }
+        slab
+    }
+
+    #[test]
+    fn lists_and_slots_agree_through_any_removals() {
+        let mut slab = slab(40);
+        let mut topics = LocalTopics::default();
+        let numbers: Vec<u32> = ["a", "b", "c"]
+            .iter()
+            .map(|text| topics.enter(&name(text), 0, true))
+            .collect();
+        let mut seed = 12_345_u64;
+        for _ in 0..5_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (slot, topic) = ((seed >> 33) as u32 % 40, numbers[(seed >> 50) as usize % 3]);
+            let known = slab[slot]
+                .subscriptions
+                .as_slice()
+                .iter()
+                .any(|place| place.topic == topic);
+            if seed >> 60 & 1 == 0 {
+                assert_eq!(topics.add(topic, &mut slab, slot), !known);
+            } else {
+                assert_eq!(topics.remove(topic, &mut slab, slot), known);
+            }
+            for &topic in &numbers {
+                for (position, &slot) in topics.get_mut(topic).subscribers.iter().enumerate() {
+                    let place = Subscription {
+                        topic,
+                        position: position as u32,
+                    };
+                    assert!(slab[slot].subscriptions.as_slice().contains(&place));
+                }
+            }
+            let listed: usize = numbers
+                .iter()
+                .map(|&topic| topics.get_mut(topic).subscribers.len())
+                .sum();
+            let held: usize = (0..40)
+                .map(|slot| slab[slot].subscriptions.as_slice().len())
+                .sum();
+            assert_eq!(listed, held);
+        }
+    }
+
+    #[test]
+    fn changes_are_reported_once_and_empty_topics_forgotten() {
+        let mut slab = slab(2);
+        let mut topics = LocalTopics::default();
+        let topic = topics.enter(&name("a"), 5, false);
+        topics.add(topic, &mut slab, 0);
+        topics.add(topic, &mut slab, 1);
+        let report = topics.next_changed().unwrap();
+        assert_eq!((report.name, report.owner, report.count), (name("a"), 5, 2));
+        assert_eq!(topics.next_changed(), None);
+        topics.remove(topic, &mut slab, 0);
+        topics.remove(topic, &mut slab, 1);
+        assert_eq!(topics.next_changed().unwrap().count, 0);
+        assert_eq!(topics.find(&name("a")), None);
+        let again = topics.enter(&name("a"), 5, false);
+        assert_ne!(
+            topics.get_mut(again).stay,
+            report.stay,
+            "a second stay has a number of its own"
+        );
+    }
+
+    #[test]
+    fn pending_messages_make_a_topic_dirty_once() {
+        let mut topics = LocalTopics::default();
+        let topic = topics.enter(&name("a"), 0, true);
+        for _ in 0..3 {
+            topics.deliver(topic, Frame::new(MessageKind::Text, b"x", 0));
+        }
+        assert_eq!(topics.next_dirty(), Some(topic));
+        assert_eq!(topics.next_dirty(), None);
+        assert_eq!(topics.get_mut(topic).pending.len(), 3);
+    }
+
+    #[test]
+    fn the_owner_counts_by_shard_and_forgets_idle_topics() {
+        let mut topics = OwnedTopics::default();
+        assert!(topics.set_subscribers(&name("a"), 1, 5, 0));
+        assert!(!topics.set_subscribers(&name("a"), 1, 7, 0));
+        assert!(topics.set_subscribers(&name("a"), 2, 1, 0));
+        assert_eq!(topics.enter(&name("a"), 0).subscribers(), 8);
+        topics.enter(&name("a"), 0).offset = 9;
+        topics.expire(u64::MAX);
+        assert_eq!(topics.len(), 1, "in use");
+        topics.set_subscribers(&name("a"), 1, 0, 100);
+        topics.set_subscribers(&name("a"), 2, 0, 100);
+        topics.expire(100 + IDLE_TOPIC_NANOS - 1);
+        assert_eq!(topics.enter(&name("a"), 200).offset, 9, "still remembered");
+        topics.expire(100 + IDLE_TOPIC_NANOS);
+        assert_eq!(topics.enter(&name("a"), 200).offset, 9, "used again at 200");
+        topics.expire(200 + IDLE_TOPIC_NANOS);
+        assert_eq!(topics.len(), 0);
+    }
+
+    #[test]
+    fn idle_topics_are_bounded_in_number() {
+        let mut topics = OwnedTopics::default();
+        for n in 0..IDLE_TOPICS + 50 {
+            topics.enter(&name(&n.to_string()), 1);
+        }
+        topics.expire(2);
+        assert_eq!(topics.len(), IDLE_TOPICS);
+        assert!(!topics.topics.contains_key(&name("49")) && topics.topics.contains_key(&name("50")));
+    }
+}
