@@ -68,10 +68,22 @@ fn bench_header(c: &mut Criterion) {
         let head = &frame[..14];
         let mut group = c.benchmark_group(format!("header in {name}"));
         group.bench_function("corecast", |b| {
-            b.iter(|| ClientHeader::parse(black_box(head), false))
+            b.iter(|| {
+                let header = ClientHeader::parse(black_box(head), false)
+                    .ok()
+                    .flatten()
+                    .unwrap();
+                (header.opcode, header.fin, header.payload_bytes, header.mask)
+            });
         });
         group.bench_function("tungstenite", |b| {
-            b.iter(|| FrameHeader::parse(&mut Cursor::new(black_box(head))).is_ok());
+            b.iter(|| {
+                let (header, bytes) = FrameHeader::parse(&mut Cursor::new(black_box(head)))
+                    .ok()
+                    .flatten()
+                    .unwrap();
+                (header.opcode, header.is_final, bytes, header.mask)
+            });
         });
         group.finish();
         let mut group = c.benchmark_group(format!("header out {name}"));

@@ -129,7 +129,7 @@ fn slow_readers_messages(slow: &mut Client) -> Read {
     let mut last = None;
     loop {
         match slow.event(PATIENCE) {
-            Event::Gone => {
+            Event::Gone(_) => {
                 read.ended = true;
                 return read;
             }

@@ -1,29 +1,39 @@
 //! Removing the client's mask (RFC 6455 5.3).
 //!
-//! Masking is its own inverse, so tests mask with the same function. The loop is plain safe Rust over
-//! blocks of fixed size, which the compiler turns into vector instructions.
+//! Masking is its own inverse, so tests mask with the same function. The loops are plain safe Rust over
+//! pieces of fixed size, which the compiler turns into vector instructions.
 
-/// Bytes handled per step of the main loop: two SSE2 registers, and a multiple of the key's length.
+/// Bytes handled per step of the main loop: two SSE2 registers.
 const BLOCK_BYTES: usize = 32;
+/// Bytes handled per step of what is left: one machine word.
+const WORD_BYTES: usize = 8;
 
 /// XORs `payload` with `key` in place, where `payload` starts `offset` bytes into the frame's payload.
 ///
 /// `offset` counts from the frame's first payload byte, so that a frame which arrives in pieces can be
 /// unmasked piece by piece. Cannot fail.
+#[inline]
 pub fn unmask(payload: &mut [u8], key: [u8; 4], offset: usize) {
-    let key = rotate(key, offset);
-    let mut block_key = [0; BLOCK_BYTES];
-    for part in block_key.chunks_exact_mut(4) {
-        part.copy_from_slice(&key);
-    }
+    let [a, b, c, d] = rotate(key, offset);
+    let key = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut blocks = payload.chunks_exact_mut(BLOCK_BYTES);
     for block in &mut blocks {
-        for (byte, key) in block.iter_mut().zip(&block_key) {
-            *byte ^= key;
-        }
+        block
+            .chunks_exact_mut(WORD_BYTES)
+            .for_each(|word| xor_word(word, key));
     }
-    for (byte, key) in blocks.into_remainder().iter_mut().zip(&block_key) {
+    let mut words = blocks.into_remainder().chunks_exact_mut(WORD_BYTES);
+    words.by_ref().for_each(|word| xor_word(word, key));
+    for (byte, key) in words.into_remainder().iter_mut().zip(key.to_ne_bytes()) {
         *byte ^= key;
+    }
+}
+
+/// XORs the first [`WORD_BYTES`] of `word`.
+#[inline]
+fn xor_word(word: &mut [u8], key: u64) {
+    if let Some(word) = word.first_chunk_mut() {
+        *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
     }
 }
 

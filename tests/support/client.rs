@@ -109,10 +109,17 @@ impl Upgrade {
 #[derive(Debug)]
 pub enum Event {
     Frame(Frame),
-    /// The server closed the TCP connection, or reset it.
-    Gone,
+    /// The server ended the TCP connection.
+    Gone(End),
     /// Nothing within the limit.
     Nothing,
+}
+
+/// How a TCP connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Orderly,
+    Reset,
 }
 
 /// A client connection, before or after its handshake.
@@ -217,11 +224,13 @@ impl Client {
                 .set_read_timeout(Some(left))
                 .expect("set_read_timeout");
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Event::Gone,
+                Ok(0) => return Event::Gone(End::Orderly),
                 Ok(count) => self.reader.push(&buffer[..count]),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return Event::Gone,
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                        return Event::Gone(End::Reset);
+                    }
                     _ => panic!("reading: {error}"),
                 },
             }
@@ -282,9 +291,9 @@ impl Client {
 
     /// The TCP connection must end without another frame.
     #[track_caller]
-    pub fn expect_gone(&mut self) {
+    pub fn expect_gone(&mut self) -> End {
         match self.event(PATIENCE) {
-            Event::Gone => {}
+            Event::Gone(end) => end,
             other => panic!("expected the end of the connection, got {other:?}"),
         }
     }

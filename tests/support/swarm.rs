@@ -105,7 +105,8 @@ impl Swarm {
         }
     }
 
-    /// Waits at most `limit` for input and reads what is there; true if there was any.
+    /// Waits at most `limit` for input and reads what is there; true if a message or an end was among it. (Pings
+    /// are no progress: they come for ever.)
     pub fn pump(&mut self, limit: Duration) -> bool {
         let open: Vec<usize> = (0..self.members.len())
             .filter(|&at| !self.members[at].gone)
@@ -117,8 +118,10 @@ impl Swarm {
         let ready = sys::readable(&descriptors, limit).expect("poll");
         let mut progress = false;
         for (&at, _) in open.iter().zip(&ready).filter(|&(_, ready)| *ready) {
-            self.members[at].read_available(self.answers_pings);
-            progress = true;
+            let member = &mut self.members[at];
+            let before = member.messages.len();
+            member.read_available(self.answers_pings);
+            progress |= member.gone || member.messages.len() > before;
         }
         progress
     }
