@@ -1,6 +1,6 @@
 //! The server binary: arguments, log, start, exit code.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -86,7 +86,9 @@ fn start_log(format: LogFormat, level: LogLevel) {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target(env!("CARGO_PKG_NAME"), level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     // A second subscriber is refused, and there is none before this one.
     let _ = match format {

@@ -50,7 +50,8 @@ impl Config {
         }
         if cores > allowed.len() && !self.oversubscribe {
             return refuse(format!(
-                "expected 1 to {}, the number of CPUs this process may run on ({}); more needs --oversubscribe",
+                "expected 1 to {}, the number of CPUs this process may run on ({}); more needs \
+                 --oversubscribe",
                 allowed.len(),
                 CpuList(allowed.to_vec())
             ));

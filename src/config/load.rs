@@ -20,8 +20,8 @@ const ENVIRONMENT_PREFIX: &str = "CORECAST_";
 const AFTER_HELP: &str = "\
 Sizes take B, KiB or MiB; durations take ms, s, m or h, or 0.
 Each setting may also come from the environment (--send-queue is CORECAST_SEND_QUEUE; lists are separated \
-with commas; an empty variable counts as not set) and from the TOML file of --config (--send-queue is the key \
-send-queue; --listen, --allowed-origin and --subprotocol are lists). A flag beats the environment, the \
+with commas; an empty variable counts as not set) and from the TOML file of --config (--send-queue is the \
+key send-queue; --listen, --allowed-origin and --subprotocol are lists). A flag beats the environment, the \
 environment beats the file.";
 
 /// What the process was asked to do.
@@ -345,7 +345,8 @@ mod tests {
     fn flag_beats_environment_beats_file_beats_default() {
         let file = TemporaryFile::new(
             "precedence",
-            "send-queue = '1KiB'\nkeepalive = '1s'\ndrain-window = '1s'\nlisten = ['127.0.0.1:1']\necho = true",
+            "send-queue = '1KiB'\nkeepalive = '1s'\ndrain-window = '1s'\n\
+             listen = ['127.0.0.1:1']\necho = true",
         );
         let environment = [
             ("CORECAST_KEEPALIVE", "2s"),

@@ -72,7 +72,8 @@ pub fn derived_max_connections(descriptor_limit: u64, shards: usize) -> u64 {
 pub struct Config {
     /// Address of the WebSocket port, IP:PORT. Repeat it, or separate with commas, for more addresses. Every
     /// core listens on each of them; an address in use ends the start with exit code 1
-    #[arg(help_heading = "Addresses", long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_address)]
+    #[arg(help_heading = "Addresses", long,
+        value_name = "ADDR", value_delimiter = ',', value_parser = parse_address)]
     pub listen: Vec<SocketAddr>,
 
     /// Address of the control port (publish API, metrics, health), IP:PORT, or off. Beyond loopback it needs
@@ -114,23 +115,26 @@ pub struct Config {
     pub max_connections: Option<u64>,
 
     /// Interval of pings, ms s m h; 0 is off. A peer silent for a whole further interval is dropped
-    #[arg(help_heading = "Connections", long = "keepalive", value_name = "DUR", value_parser = parse_duration)]
+    #[arg(help_heading = "Connections", long = "keepalive",
+        value_name = "DUR", value_parser = parse_duration)]
     #[serde(rename = "keepalive", serialize_with = "serialize_duration")]
     pub keepalive_millis: u64,
 
     /// Bytes of a request head, B KiB MiB. Over it: 431
-    #[arg(help_heading = "Connections", long = "max-handshake-size", value_name = "SIZE", value_parser = parse_size)]
+    #[arg(help_heading = "Connections", long = "max-handshake-size",
+        value_name = "SIZE", value_parser = parse_size)]
     #[serde(rename = "max-handshake-size", serialize_with = "serialize_size")]
     pub max_handshake_bytes: usize,
 
     /// Time for a complete request head, ms s m h. Over it: closed
-    #[arg(help_heading = "Connections", long = "handshake-timeout", value_name = "DUR", value_parser = parse_duration)]
+    #[arg(help_heading = "Connections", long = "handshake-timeout",
+        value_name = "DUR", value_parser = parse_duration)]
     #[serde(rename = "handshake-timeout", serialize_with = "serialize_duration")]
     pub handshake_timeout_millis: u64,
 
-    /// Browser origin that may connect, SCHEME://HOST[:PORT], or * for any. Repeat it, or separate with
-    /// commas, for more. Default: the origin's host is the request's Host. Others: 403. A request without
-    /// Origin does not come from a browser's page and passes
+    /// Browser origin that may connect, SCHEME://HOST or SCHEME://HOST:PORT, or * for any. Repeat it, or
+    /// separate with commas, for more. Default: the origin's host is the request's Host. Others: 403. A
+    /// request without Origin does not come from a browser's page and passes
     #[arg(
         help_heading = "Connections",
         long = "allowed-origin",
@@ -151,11 +155,13 @@ pub struct Config {
     pub subprotocols: Vec<String>,
 
     /// A client that offers subprotocols must offer one of ours, else 400
-    #[arg(help_heading = "Connections", long, value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
+    #[arg(help_heading = "Connections", long,
+        value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
     pub strict_subprotocols: bool,
 
     /// Bytes of one message, received or published, B KiB MiB. Over it: close 1009, or 413 by HTTP
-    #[arg(help_heading = "Messages", long = "max-message-size", value_name = "SIZE", value_parser = parse_size)]
+    #[arg(help_heading = "Messages", long = "max-message-size",
+        value_name = "SIZE", value_parser = parse_size)]
     #[serde(rename = "max-message-size", serialize_with = "serialize_size")]
     pub max_message_bytes: usize,
 
@@ -181,8 +187,8 @@ pub struct Config {
     #[serde(skip)]
     pub publish_token: Option<PublishToken>,
 
-    /// On SIGTERM or SIGINT, connections are closed with 1012 spread evenly over this time, ms s m h. A second
-    /// signal ends at once
+    /// On SIGTERM or SIGINT, connections are closed with 1012 spread evenly over this time, ms s m h. A
+    /// second signal ends at once
     #[arg(help_heading = "Running", long = "drain-window", value_name = "DUR", value_parser = parse_duration)]
     #[serde(rename = "drain-window", serialize_with = "serialize_duration")]
     pub drain_window_millis: u64,

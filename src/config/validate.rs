@@ -47,8 +47,8 @@ impl Config {
         let mut warnings = Vec::new();
         if self.send_queue_bytes < self.max_message_bytes {
             warnings.push(format!(
-                "--send-queue {} is smaller than --max-message-size {}: a subscriber that such a message must \
-                 wait for is closed as a slow consumer",
+                "--send-queue {} is smaller than --max-message-size {}: a subscriber for whom such a message \
+                 must wait is closed as a slow consumer",
                 format_size(self.send_queue_bytes),
                 format_size(self.max_message_bytes)
             ));

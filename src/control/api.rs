@@ -1,13 +1,15 @@
 //! The routes of the control port, and publishing by HTTP.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -17,7 +19,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
 use super::dispatcher::Command;
-use super::{Shared, health, metrics};
+use super::{ControlSettings, Shared, health, metrics};
 use crate::clock;
 use crate::config::PublishToken;
 use crate::frame::Frame;
@@ -27,6 +29,12 @@ use crate::ws::MessageKind;
 
 /// Time for a request's body; over it: 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that are still taken from a client that has been refused.
+const DISCARD_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time for which they are.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time for the owner shard's answer; over it: 503.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +62,6 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/ready", get(health::ready))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(shared.settings.max_message_bytes))
         .with_state(shared)
 }
 
@@ -123,18 +130,15 @@ struct Published<'a> {
 }
 
 async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    authorize(shared.settings.publish_token.as_ref(), request.headers())?;
-    let path = request.uri().path();
-    let topic = TopicName::from_path(path.strip_prefix("/pub/").unwrap_or_default())
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-    let kind = kind(request.headers());
-    let payload = read_payload(request, shared.settings.max_message_bytes).await?;
-    if kind == MessageKind::Text && simdutf8::basic::from_utf8(&payload).is_err() {
-        let reason = "the body is not UTF-8; bytes need Content-Type: application/octet-stream";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
-    }
-    let frame = Frame::new(kind, &payload, clock::monotonic_nanos());
-    drop(payload);
+    let (head, body) = request.into_parts();
+    let mut body = Payload::new(body, &head.headers);
+    let (topic, frame) = match read_publish(&shared.settings, &head, &mut body).await {
+        Ok(publish) => publish,
+        Err(error) => {
+            body.discard().await;
+            return Err(error);
+        }
+    };
     let receipt = shared.publish(topic.clone(), frame).await?;
     let status = if receipt.subscribers == 0 {
         StatusCode::ACCEPTED
@@ -148,6 +152,24 @@ async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<
         offset: receipt.offset,
     };
     Ok((status, Json(answer)).into_response())
+}
+
+/// What is wrong with a request is looked for in this order: who asks, for which topic, with what.
+async fn read_publish(
+    settings: &ControlSettings,
+    head: &Parts,
+    body: &mut Payload,
+) -> Result<(TopicName, Arc<Frame>), ApiError> {
+    authorize(settings.publish_token.as_ref(), &head.headers)?;
+    let topic = TopicName::from_path(head.uri.path().strip_prefix("/pub/").unwrap_or_default())
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let kind = kind(&head.headers);
+    let payload = body.read(settings.max_message_bytes).await?;
+    if kind == MessageKind::Text && simdutf8::basic::from_utf8(&payload).is_err() {
+        let reason = "the body is not UTF-8; bytes need Content-Type: application/octet-stream";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+    }
+    Ok((topic, Frame::new(kind, &payload, clock::monotonic_nanos())))
 }
 
 impl Shared {
@@ -248,33 +270,83 @@ fn kind(headers: &HeaderMap) -> MessageKind {
     }
 }
 
-async fn read_payload(request: Request, limit: usize) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        let message = format!("the body is longer than --max-message-size, {limit} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-    };
-    let declared = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
-    // Refused before a client that waits for 100 Continue sends anything.
-    if declared.is_some_and(|length: u64| length > limit as u64) {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
-        Ok(Ok(payload)) => Ok(payload),
-        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
-            Err(too_large())
+/// A request's body on its way in.
+struct Payload {
+    body: Body,
+    declared: Option<u64>,
+    /// The client sends nothing until it is asked to, which the first read does.
+    awaits_continue: bool,
+}
+
+impl Payload {
+    fn new(body: Body, headers: &HeaderMap) -> Self {
+        let declared = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Self {
+            body,
+            declared,
+            awaits_continue: headers.contains_key(header::EXPECT),
         }
-        Ok(Err(_)) => Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "the body ended early or is badly encoded",
-        )),
-        Err(_) => Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()),
-        )),
     }
+
+    async fn read(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        if self.declared.is_some_and(|length| length > limit as u64) {
+            return Err(too_large(limit));
+        }
+        self.awaits_continue = false;
+        tokio::time::timeout(BODY_TIMEOUT, self.collect(limit))
+            .await
+            .unwrap_or_else(|_| {
+                let reason = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
+                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, reason))
+            })
+    }
+
+    async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        let mut payload = Vec::new();
+        while let Some(data) = self.next().await {
+            let Ok(data) = data else {
+                let reason = "the body ended early or is badly encoded";
+                return Err(ApiError::new(StatusCode::BAD_REQUEST, reason));
+            };
+            if data.len() > limit - payload.len() {
+                return Err(too_large(limit));
+            }
+            payload.extend_from_slice(&data);
+        }
+        Ok(payload)
+    }
+
+    /// The next piece. Trailers are no part of the message: an empty piece stands for them.
+    async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+        let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await?;
+        Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+    }
+
+    /// Takes what a refused client has still to send, within bounds: a connection closed upon unread bytes
+    /// is reset, and the reset would overtake the answer.
+    async fn discard(mut self) {
+        if self.awaits_continue {
+            return;
+        }
+        let rest = async {
+            let mut left = DISCARD_BYTES;
+            while let Some(Ok(data)) = self.next().await {
+                if data.len() >= left {
+                    return;
+                }
+                left -= data.len();
+            }
+        };
+        // A client that is still not done has had its chance to be answered.
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
+    }
+}
+
+fn too_large(limit: usize) -> ApiError {
+    let message = format!("the body is longer than --max-message-size, {limit} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
 #[cfg(test)]

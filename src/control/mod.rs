@@ -2,11 +2,11 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | [`dispatcher`] | the rings to and from the shards; requests that await an answer; the drain |
-//! | [`server`] | the HTTP connections and their limits |
-//! | [`api`] | the routes and `POST /pub/<topic>` |
-//! | [`metrics`] | `GET /metrics` |
-//! | [`health`] | `GET /live` and `GET /ready` |
+//! | `dispatcher` | the rings to and from the shards; requests that await an answer; the drain |
+//! | `server` | the HTTP connections and their limits |
+//! | `api` | the routes and `POST /pub/<topic>` |
+//! | `metrics` | `GET /metrics` |
+//! | `health` | `GET /live` and `GET /ready` |
 //!
 //! Invariants:
 //! 1. One task, the dispatcher, owns the rings. Handlers send it commands and wait for the answer for a

@@ -29,7 +29,7 @@ const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time that running requests have left when the server ends.
-const END_GRACE: Duration = Duration::from_millis(500);
+const END_GRACE: Duration = Duration::from_secs(1);
 
 /// The control port.
 pub(super) struct Server {

@@ -162,7 +162,8 @@ impl Client {
     /// `headers` are whole lines.
     pub(super) fn post(&self, path: &str, headers: &str, body: &str) -> String {
         self.request(&format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: {}\r\n{headers}\r\n{body}",
             body.len()
         ))
     }

@@ -149,11 +149,6 @@ impl Deflater {
     /// The result may be larger than `message`, by few bytes. Cannot fail: the state is fresh, and the message is
     /// only data to it.
     pub fn deflate(&mut self, message: &[u8], out: &mut Vec<u8>) {
-        if message.is_empty() {
-            // RFC 7692 7.2.3.6; zlib has nothing to flush here.
-            out.push(0x00);
-            return;
-        }
         self.state.reset();
         let start = out.len();
         let mut rest = message;

@@ -111,8 +111,8 @@ fn check_method_so_far(line: &[u8]) -> Result<(), Rejection> {
 
 /// The bytes up to and including the blank line. The first `seen_bytes` are known to hold none.
 fn find_head_end(head: &[u8], seen_bytes: usize) -> Option<usize> {
-    // The line end before the blank line may be up to three bytes before what was seen.
-    let from = seen_bytes.saturating_sub(3).min(head.len());
+    // Of the line end and the blank line behind it, all but the last byte may have been seen.
+    let from = seen_bytes.saturating_sub(2).min(head.len());
     head[from..]
         .iter()
         .enumerate()

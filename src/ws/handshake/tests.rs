@@ -93,6 +93,21 @@ fn every_fault_has_its_reason() {
     let many_headers = "X: y\r\n".repeat(125);
     let refused = [
         (with("Connection", ""), BadRequest),
+        (
+            with(
+                "Sec-WebSocket-Key",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZ==\r\n",
+            ),
+            BadRequest,
+        ),
+        (
+            with(
+                "Sec-WebSocket-Key",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQA==\r\n",
+            ),
+            BadRequest,
+        ),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: ==\r\n"), BadRequest),
         (with("Connection", "Connection: keep-alive\r\n"), BadRequest),
         (
             with("Connection", "Connection: upgrades, notupgrade\r\n"),

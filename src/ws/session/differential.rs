@@ -89,7 +89,7 @@ fn known_streams_get_the_same_verdict() {
     for (stream, expected) in representative() {
         assert_eq!(foreign(&stream, LIMITS), (expected, false));
     }
-    for (name, stream, _, error) in violations() {
+    for (name, stream, _, error) in violations::violations() {
         let (seen, refused) = foreign(&stream, LIMITS);
         // It reads lengths that are not minimal, and waits for the payload of the fragment that is too much.
         let differs = error == ProtocolError::NonMinimalLength || name == "limit passed by a fragment";
