@@ -409,7 +409,7 @@ impl Context {
     /// Swaps the queue for empty ones: afterwards the caller's hold what was asked for so far. False when
     /// there was nothing.
     pub(crate) fn take(&self, commands: &mut Vec<Command>, arena: &mut Arena) -> bool {
-        debug_assert!(commands.is_empty() && arena.len() == 0);
+        debug_assert!(commands.is_empty() && arena.is_empty());
         if self.commands.borrow().is_empty() {
             return false;
         }

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::outbound::LocalFrame;
 use super::ring::Ring;
 use crate::arena::{Arena, Span};
 use crate::frame::Frame;
@@ -25,7 +26,7 @@ pub(super) struct Broadcast {
     /// All frames end to end; empty when there is one frame only, which then is sent as it is.
     joined: Vec<u8>,
     /// The frames as slow connections of this core share them, made when the first one asks.
-    local: Vec<Rc<Arc<Frame>>>,
+    local: Vec<LocalFrame>,
 }
 
 impl Broadcast {
@@ -52,7 +53,7 @@ impl Broadcast {
     }
 
     /// The frames for a send queue of this core: one more count, no atomic instruction per connection.
-    pub(super) fn local(&mut self) -> &[Rc<Arc<Frame>>] {
+    pub(super) fn local(&mut self) -> &[LocalFrame] {
         if self.local.is_empty() {
             self.local = self.frames.iter().map(|frame| Rc::new(frame.clone())).collect();
         }

@@ -16,11 +16,15 @@ use crate::frame::Frame;
 /// Pieces handed to the kernel in one call.
 const PIECES_PER_CALL: usize = 64;
 
+/// A frame as the send queues of one core share it.
+#[allow(clippy::redundant_allocation, reason = "cores that count the same frame would fight over its count")]
+pub(super) type LocalFrame = Rc<Arc<Frame>>;
+
 /// Something queued.
 #[derive(Debug)]
 pub(super) enum Piece {
     /// A frame of a broadcast.
-    Frame(Rc<Arc<Frame>>),
+    Frame(LocalFrame),
     /// Bytes for this connection alone.
     Bytes(Box<[u8]>),
 }

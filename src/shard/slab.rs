@@ -39,6 +39,7 @@ pub(super) enum Subscriptions {
     /// One: nothing is boxed for it.
     One(Subscription),
     /// Several.
+    #[allow(clippy::box_collection, reason = "a slot has room for one pointer, not for three words")]
     Many(Box<Vec<Subscription>>),
 }
 

@@ -21,7 +21,8 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// The first output buffer, in bytes, if the message limit allows it.
 const FIRST_OUTPUT_BYTES: usize = 1024;
 
-/// Inflates messages, one at a time. About 50 KB.
+/// Inflates messages, one at a time. About 48 KB of state beside the last message, of which the next one
+/// keeps at most 64 KiB of memory.
 #[derive(Debug)]
 pub struct Inflater {
     state: Decompress,

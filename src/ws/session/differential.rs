@@ -98,7 +98,7 @@ fn known_streams_get_the_same_verdict() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..Default::default() })]
     #[test]
     fn any_whole_frames_get_the_same_events_and_verdict(stream in any_stream(), size in 1..50usize) {
         let stream = whole_frames(&stream);
