@@ -127,7 +127,9 @@ run_once() {
         --label "pass=$pass" --label "server_command=$command") || failed=1
     stop_server
     echo "pass $pass/$pairs  $scenario  $server: $(echo "$text" | sed -n \
-        's/^  server cpu us per \([a-z ]*[a-z]\) *\(.*\)/\2 µs per \1/p; s/^  server anonymous bytes per connection */B a connection: /p')" \
+        's/^  server cpu us per \([a-z ]*[a-z]\) *\(.*\)/\2 µs per \1/p
+         s/^  server anonymous bytes per connection *\(.*\)/\1 B a connection/p
+         s/^  other cpu percent *\(.*\)/(others used \1 % of a core)/p' | tac | tr '\n' ' ')" \
         "$(echo "$text" | tail -1)" >&2
 }
 
@@ -146,11 +148,15 @@ run_scenario() {
     done
 }
 
-# All results that are there, scenario by scenario in a fixed order.
+# All results that are there: scenarios, servers and passes in their order.
 result_files() {
-    local scenario
+    local scenario server about="" servers="" load="" quick=""
     for scenario in $order; do
-        ls "$results/$scenario".*.json 2>/dev/null || true
+        # shellcheck source=/dev/null
+        . "bench/scenarios/$scenario.sh"
+        for server in $servers; do
+            ls -v "$results/$scenario.$server".*.json 2>/dev/null || true
+        done
     done
 }
 

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::links::{Faults, Links};
-use crate::process::{Observation, ServerProcess};
+use crate::process::{Machine, Observation, ServerProcess};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::sys::{self, Waker};
@@ -124,6 +124,8 @@ pub(crate) struct Outcome<M> {
     pub(crate) timed_out: Option<Stage>,
     pub(crate) seconds: f64,
     pub(crate) client_cpu: (f64, f64),
+    /// CPU seconds used on the whole machine, and stolen from it by a hypervisor.
+    pub(crate) machine_cpu: (f64, f64),
     /// Before connecting, before measuring, after measuring.
     pub(crate) server: Option<[Observation; 3]>,
     /// The server process was there at the beginning and not at the end.
@@ -186,6 +188,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             timed_out: None,
             seconds: 0.0,
             client_cpu: (0.0, 0.0),
+            machine_cpu: (0.0, 0.0),
             server: None,
             server_gone: false,
         };
@@ -204,6 +207,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
         outcome.timed_out = taken.timed_out;
         outcome.seconds = taken.seconds;
         outcome.client_cpu = taken.client_cpu;
+        outcome.machine_cpu = taken.machine_cpu;
         outcome.server = taken.server;
         outcome.server_gone = taken.server_gone;
         Ok(outcome)
@@ -217,6 +221,7 @@ struct Taken {
     timed_out: Option<Stage>,
     seconds: f64,
     client_cpu: (f64, f64),
+    machine_cpu: (f64, f64),
     server: Option<[Observation; 3]>,
     server_gone: bool,
 }
@@ -252,6 +257,7 @@ impl Conductor<'_> {
         }
         let ready = server.map(ServerProcess::observe).transpose()?;
         let client_before = sys::own_cpu_seconds();
+        let machine_before = Machine::observe();
         let start = Instant::now();
         self.shared.begin(Stage::Measure);
         if !self.finish_stage(Stage::Measure, expects_progress, &progress) {
@@ -260,6 +266,7 @@ impl Conductor<'_> {
         taken.seconds = start.elapsed().as_secs_f64();
         let client_after = sys::own_cpu_seconds();
         taken.client_cpu = (client_after.0 - client_before.0, client_after.1 - client_before.1);
+        taken.machine_cpu = Machine::observe().since(machine_before);
         let after = server.map(ServerProcess::observe);
         progress.finish();
         self.shared.begin(Stage::Linger);

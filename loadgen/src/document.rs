@@ -149,8 +149,21 @@ impl Measurement {
             "duration_seconds",
             settings.duration.map(|duration| duration.as_secs_f64()),
         );
+        measurement.disturbance(outcome.machine_cpu);
         measurement.common_failures(outcome.planned, outcome.timed_out, outcome.server_gone, &settings);
         measurement
+    }
+
+    /// How much others disturbed the measurement; told only if the server's own share is known.
+    fn disturbance(&mut self, (busy_seconds, steal_seconds): (f64, f64)) {
+        if let Some(server) = &self.server {
+            let others = (busy_seconds - server.cpu.seconds - self.client.cpu_seconds).max(0.0);
+            self.figure("other_cpu_percent", others * 100.0 / self.measured_seconds);
+            self.figure(
+                "stolen_cpu_percent",
+                steal_seconds * 100.0 / self.measured_seconds,
+            );
+        }
     }
 
     fn common_failures(

@@ -11,6 +11,44 @@ use crate::sys;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServerProcess(pub(crate) u32);
 
+/// CPU that the whole machine has used, from `/proc/stat`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Machine {
+    busy_seconds: f64,
+    steal_seconds: f64,
+}
+
+impl Machine {
+    /// Looks at the machine.
+    pub(crate) fn observe() -> Self {
+        Self::parse(&fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let line = text.lines().next().unwrap_or_default();
+        let ticks: Vec<f64> = line
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        let sum = |fields: &[usize]| fields.iter().filter_map(|index| ticks.get(*index)).sum::<f64>();
+        // user, nice, system, (idle, iowait), irq, softirq, steal
+        let (busy, steal) = (sum(&[0, 1, 2, 5, 6]), sum(&[7]));
+        Self {
+            busy_seconds: busy / sys::ticks_per_second(),
+            steal_seconds: steal / sys::ticks_per_second(),
+        }
+    }
+
+    /// CPU seconds used, and seconds that a hypervisor took away, since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> (f64, f64) {
+        (
+            self.busy_seconds - earlier.busy_seconds,
+            self.steal_seconds - earlier.steal_seconds,
+        )
+    }
+}
+
 /// One look at a process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observation {
@@ -127,6 +165,17 @@ mod tests {
         assert_eq!(parse_stat(line), Some((111, 222)));
         assert_eq!(parse_stat("12"), None);
         assert_eq!(kib("VmHWM: 3 kB\nVmRSS:\t   812 kB\n", "VmRSS:"), Some(812));
+    }
+
+    #[test]
+    fn machine_line_is_read() {
+        let machine = Machine::parse("cpu  100 200 300 5000 6000 10 20 70 0 0\ncpu0 1 2 3\n");
+        let (busy, steal) = machine.since(Machine::default());
+        assert_eq!(
+            (busy * sys::ticks_per_second(), steal * sys::ticks_per_second()),
+            (630.0, 70.0)
+        );
+        assert_eq!(Machine::parse("").since(Machine::default()), (0.0, 0.0));
     }
 
     #[test]

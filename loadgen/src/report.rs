@@ -58,6 +58,11 @@ const FANOUT: &[Column] = &[
         "/latency/last_subscriber/p50",
         Format::Time,
     ),
+    column(
+        "others' CPU, % of a core",
+        "/figures/other_cpu_percent",
+        Format::Number,
+    ),
 ];
 const ECHO: &[Column] = &[
     column(
@@ -73,6 +78,11 @@ const ECHO: &[Column] = &[
     column("round trips/s", "/figures/round_trips_per_second", Format::Count),
     column("p50", "/latency/round_trip/p50", Format::Time),
     column("p99", "/latency/round_trip/p99", Format::Time),
+    column(
+        "others' CPU, % of a core",
+        "/figures/other_cpu_percent",
+        Format::Number,
+    ),
 ];
 const CONNECT: &[Column] = &[
     column(
@@ -88,6 +98,11 @@ const CONNECT: &[Column] = &[
     column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
     column("p50", "/latency/handshake/p50", Format::Time),
     column("p99", "/latency/handshake/p99", Format::Time),
+    column(
+        "others' CPU, % of a core",
+        "/figures/other_cpu_percent",
+        Format::Number,
+    ),
 ];
 const IDLE: &[Column] = &[
     column(
@@ -111,6 +126,11 @@ const IDLE: &[Column] = &[
         Format::Number,
     ),
     column("pings/s", "/figures/pings_per_second", Format::Number),
+    column(
+        "others' CPU, % of a core",
+        "/figures/other_cpu_percent",
+        Format::Number,
+    ),
 ];
 
 /// Results of one server in one scenario.
