@@ -21,18 +21,14 @@ const SIZES: [(usize, &str); 3] = [(64, "64 B"), (1024, "1 KiB"), (64 * 1024, "6
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// Small frames are read in batches of about this many bytes.
 const BATCH_BYTES: usize = 32 * 1024;
-const LIMITS: Limits = Limits {
-    max_message_bytes: 1 << 20,
-};
+const LIMITS: Limits = Limits::new(1 << 20);
 
 fn bench_unmask(c: &mut Criterion) {
     for (size, name) in SIZES {
         let mut group = c.benchmark_group(format!("unmask {name}"));
         group.throughput(Throughput::Bytes(size as u64));
         let mut payload = vec![0x55; size];
-        group.bench_function("corecast", |b| {
-            b.iter(|| unmask(black_box(&mut payload), black_box(KEY), 0))
-        });
+        group.bench_function("corecast", |b| b.iter(|| unmask(black_box(&mut payload), black_box(KEY), 0)));
         group.bench_function("fastwebsockets", |b| {
             b.iter(|| fastwebsockets::unmask(black_box(&mut payload), black_box(KEY)));
         });
@@ -55,9 +51,7 @@ fn bench_utf8(c: &mut Criterion) {
                         .is_ok()
                 });
             });
-            group.bench_function("std", |b| {
-                b.iter(|| std::str::from_utf8(black_box(bytes)).is_ok())
-            });
+            group.bench_function("std", |b| b.iter(|| std::str::from_utf8(black_box(bytes)).is_ok()));
         }
     }
 }
@@ -69,19 +63,14 @@ fn bench_header(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("header in {name}"));
         group.bench_function("corecast", |b| {
             b.iter(|| {
-                let header = ClientHeader::parse(black_box(head), false)
-                    .ok()
-                    .flatten()
-                    .unwrap();
+                let header = ClientHeader::parse(black_box(head), false).ok().flatten().unwrap();
                 (header.opcode, header.fin, header.payload_bytes, header.mask)
             });
         });
         group.bench_function("tungstenite", |b| {
             b.iter(|| {
-                let (header, bytes) = FrameHeader::parse(&mut Cursor::new(black_box(head)))
-                    .ok()
-                    .flatten()
-                    .unwrap();
+                let (header, bytes) =
+                    FrameHeader::parse(&mut Cursor::new(black_box(head))).ok().flatten().unwrap();
                 (header.opcode, header.is_final, bytes, header.mask)
             });
         });
@@ -93,14 +82,8 @@ fn bench_header(c: &mut Criterion) {
         group.bench_function("tungstenite", |b| {
             b.iter(|| {
                 let mut out = [0; 10];
-                let header = FrameHeader {
-                    opcode: frame::BINARY,
-                    ..FrameHeader::default()
-                };
-                header
-                    .format(black_box(size) as u64, &mut &mut out[..])
-                    .is_ok()
-                    .then_some(out)
+                let header = FrameHeader { opcode: frame::BINARY, ..FrameHeader::default() };
+                header.format(black_box(size) as u64, &mut &mut out[..]).is_ok().then_some(out)
             });
         });
     }
@@ -182,12 +165,7 @@ fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend_from_slice(&KEY);
-    bytes.extend(
-        payload
-            .iter()
-            .zip(KEY.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    bytes.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
     bytes
 }
 
@@ -201,11 +179,7 @@ struct Source {
 impl Source {
     fn new(frame: &[u8]) -> Self {
         let frames = (BATCH_BYTES / frame.len()).max(1);
-        Self {
-            batch: frame.repeat(frames),
-            frames,
-            at: 0,
-        }
+        Self { batch: frame.repeat(frames), frames, at: 0 }
     }
 
     fn read_into(&mut self, buf: &mut [u8]) -> usize {
@@ -276,11 +250,7 @@ struct CorecastReader {
 impl CorecastReader {
     fn new(source: Source) -> Self {
         // tungstenite's default, so that both read alike.
-        Self {
-            source,
-            buffer: vec![0; 128 * 1024],
-            session: Session::default(),
-        }
+        Self { source, buffer: vec![0; 128 * 1024], session: Session::default() }
     }
 
     /// The messages of one `recv`, each of which must have `size` bytes.
@@ -289,9 +259,7 @@ impl CorecastReader {
         let mut input = &mut self.buffer[..bytes];
         let mut messages = 0;
         while let Some(event) = self.session.next_event(&mut input, &LIMITS, None).unwrap() {
-            let Event::Message(payload) = event else {
-                panic!("{event:?}")
-            };
+            let Event::Message(payload) = event else { panic!("{event:?}") };
             assert_eq!(black_box(payload).as_bytes().len(), size);
             messages += 1;
         }
@@ -299,12 +267,5 @@ impl CorecastReader {
     }
 }
 
-criterion_group!(
-    codec,
-    bench_unmask,
-    bench_utf8,
-    bench_header,
-    bench_message_in,
-    bench_deflate
-);
+criterion_group!(codec, bench_unmask, bench_utf8, bench_header, bench_message_in, bench_deflate);
 criterion_main!(codec);

@@ -7,12 +7,13 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{Config, ConfigError, WaitMode, derived_max_connections};
+use crate::config::{Config, ConfigError, Switch, WaitMode, derived_max_connections};
 use crate::control::{self, ControlHandle, ControlSettings, Summary};
 use crate::preflight::{self, Unfit};
 use crate::push::{ECHO_PATH, Echo, PUBLISH_PREFIX, PublishSubscribe, SUBSCRIBE_PREFIX, Subscribe};
@@ -100,6 +101,7 @@ pub struct RunningServer {
     control: ControlHandle,
     control_thread: JoinHandle<Summary>,
     shards: Vec<shard::Handle>,
+    shard_failed: Arc<AtomicBool>,
     /// Keep other corecasts off our addresses.
     _locks: Vec<Lock>,
 }
@@ -116,9 +118,8 @@ impl Server {
         let cpus = config.shard_cpus()?;
         preflight::check()?;
         let descriptors = preflight::raise_descriptor_limit()?;
-        let max_connections = config
-            .max_connections
-            .unwrap_or_else(|| derived_max_connections(descriptors, cpus.len()));
+        let max_connections =
+            config.max_connections.unwrap_or_else(|| derived_max_connections(descriptors, cpus.len()));
 
         let mut listeners: Vec<Vec<TcpListener>> = cpus.iter().map(|_| Vec::new()).collect();
         let (mut websocket_addresses, mut locks) = (Vec::new(), Vec::new());
@@ -126,20 +127,13 @@ impl Server {
             let listening = listen(address, cpus.len(), config.reuse_port)?;
             websocket_addresses.push(listening.address);
             locks.push(listening.lock);
-            listeners
-                .iter_mut()
-                .zip(listening.sockets)
-                .for_each(|(shard, socket)| shard.push(socket));
+            listeners.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
         }
         let control_listener = config.control.address().map(listen_control).transpose()?;
-        let control_address = control_listener
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok());
+        let control_address = control_listener.as_ref().and_then(|listener| listener.local_addr().ok());
 
-        let all_stats: Arc<[_]> = cpus
-            .iter()
-            .map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len())))
-            .collect();
+        let all_stats: Arc<[_]> =
+            cpus.iter().map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len()))).collect();
         let (meshes, link) = mesh::connect(&all_stats).map_err(StartError::Thread)?;
         let settings = settings(&config, max_connections);
         let control_settings = ControlSettings::new(&config, max_connections);
@@ -147,18 +141,15 @@ impl Server {
         let (control, control_thread) =
             control::spawn(control_settings, link, control_listener).map_err(StartError::Thread)?;
         let mut shards = Vec::new();
+        let shard_failed = Arc::new(AtomicBool::new(false));
         for ((mesh, listeners), &cpu) in meshes.into_iter().zip(listeners).zip(&cpus) {
             let (settings, routes, all_stats) = (settings.clone(), routes.clone(), all_stats.clone());
-            match shard::spawn(
-                cpu,
-                Parts {
-                    settings,
-                    mesh,
-                    listeners,
-                    routes,
-                    all_stats,
-                },
-            ) {
+            let (stop, failed) = (control.clone(), shard_failed.clone());
+            let on_failure = Arc::new(move || {
+                failed.store(true, Ordering::Relaxed);
+                stop.stop_now();
+            });
+            match shard::spawn(cpu, Parts { settings, mesh, listeners, routes, all_stats, on_failure }) {
                 Ok(shard) => shards.push(shard),
                 Err(error) => {
                     control.stop_now();
@@ -174,6 +165,7 @@ impl Server {
             control,
             control_thread,
             shards,
+            shard_failed,
             _locks: locks,
         })
     }
@@ -218,6 +210,10 @@ impl RunningServer {
         let summary = self.control_thread.join();
         let summary =
             summary.map_err(|_| StartError::Thread(io::Error::other("the control thread panicked")))?;
+        if self.shard_failed.load(Ordering::Relaxed) {
+            // The others have been stopped as well: half a server would lose messages without a word.
+            return Err(StartError::Thread(io::Error::other("a shard failed; see its message above")));
+        }
         for (number, shard) in self.shards.into_iter().enumerate() {
             // One that does not answer may never end; its thread ends with the process.
             if !summary.undrained_shards.contains(&number) {
@@ -247,6 +243,8 @@ fn settings(config: &Config, max_connections: u64) -> Settings {
         handshake_timeout: Duration::from_millis(config.handshake_timeout_millis),
         keepalive: Duration::from_millis(config.keepalive_millis),
         send_queue_bytes: config.send_queue_bytes,
+        compression: config.compression == Switch::On,
+        compression_min_bytes: config.compression_min_bytes,
         waiting: match config.wait {
             WaitMode::Auto => Waiting::Automatic,
             WaitMode::Ring => Waiting::Ring,
@@ -262,19 +260,13 @@ fn routes(config: Config) -> Result<Arc<dyn Fn() -> Routes + Send + Sync>, Start
     Ok(Arc::new(move || {
         let mut routes = Routes::default();
         let mut add = |pattern, component| {
-            let (origins, strict_sub_protocols) = (origins.clone(), config.strict_subprotocols);
-            routes.add(Route {
-                pattern,
-                origins,
-                strict_sub_protocols,
-                component,
-            });
+            let mut route = Route::new(pattern, component);
+            route.origins = origins.clone();
+            route.strict_sub_protocols = config.strict_subprotocols;
+            routes.add(route);
         };
         let names = || config.subprotocols.clone();
-        add(
-            Pattern::Prefix(SUBSCRIBE_PREFIX.to_owned()),
-            Box::new(Subscribe::new(names())),
-        );
+        add(Pattern::Prefix(SUBSCRIBE_PREFIX.to_owned()), Box::new(Subscribe::new(names())));
         let publish = PublishSubscribe::new(names(), config.client_publish);
         add(Pattern::Prefix(PUBLISH_PREFIX.to_owned()), Box::new(publish));
         if config.echo {

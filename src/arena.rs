@@ -69,11 +69,7 @@ impl Arena {
         block.extend_from_slice(tail);
         self.length += length;
         let small = |number: usize| u32::try_from(number).expect("arenas hold less than 4 GiB in a block");
-        Span {
-            block: small(self.current),
-            start: small(start),
-            length: small(length),
-        }
+        Span { block: small(self.current), start: small(start), length: small(length) }
     }
 
     /// The bytes of a span that this arena gave out since it was last cleared.

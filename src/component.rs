@@ -7,13 +7,14 @@
 //! and harmless once the connection is gone.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::arena::{Arena, Span};
 use crate::clock;
+use crate::compression::{Compressors, Encoding};
 use crate::frame::Frame;
 use crate::topic::TopicName;
 /// A whole message from a client: text, always valid UTF-8, or binary.
@@ -94,6 +95,12 @@ pub trait Component: 'static {
         &[]
     }
 
+    /// Whether clients may send messages. If not, a data frame closes with 1008 as soon as its header is here,
+    /// and nothing of it is held. Asked once, when the component is made.
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
     /// Sees the upgrade request before it is answered.
     ///
     /// # Errors
@@ -134,19 +141,13 @@ pub struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl Connection {
     pub(crate) fn new(id: ConnectionId, context: &Rc<Context>, request: Option<Rc<Request>>) -> Self {
-        Self {
-            id,
-            context: context.clone(),
-            request,
-        }
+        Self { id, context: context.clone(), request }
     }
 
     /// The connection's name.
@@ -164,9 +165,7 @@ impl Connection {
     /// Whether the connection is closing or gone.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.context
-            .with_visible(self.id, |visible| visible.closing)
-            .unwrap_or(true)
+        self.context.with_visible(self.id, |visible| visible.closing).unwrap_or(true)
     }
 
     /// Sends a text message. Ignored when the connection is closing or gone.
@@ -185,9 +184,10 @@ impl Connection {
     }
 
     fn send(&self, kind: MessageKind, payload: &[u8]) {
-        if !self.is_closing() {
-            let header = ServerHeader::new(kind.opcode(), false, payload.len());
-            self.context.send_bytes(self.id, header.as_bytes(), payload);
+        let encoding =
+            self.context.with_visible(self.id, |visible| (!visible.closing).then_some(visible.encoding));
+        if let Some(Some(encoding)) = encoding {
+            self.context.send_message(self.id, encoding, kind, payload);
         }
     }
 
@@ -203,67 +203,42 @@ impl Connection {
     }
 
     pub(crate) fn close_for(&self, cause: CloseCause, code: u16, text: &str) {
-        let code = if close::is_sendable(CloseCode::from(code)) {
-            code
-        } else {
-            1011
-        };
-        let first = self
-            .context
-            .with_visible(self.id, |visible| !std::mem::replace(&mut visible.closing, true));
+        let code = if close::is_sendable(CloseCode::from(code)) { code } else { 1011 };
+        let first =
+            self.context.with_visible(self.id, |visible| !std::mem::replace(&mut visible.closing, true));
         if first == Some(true) {
-            let reason = CloseReason {
-                code,
-                text: text.to_owned(),
-                cause,
-            };
-            self.context.push(Command::Close {
-                connection: self.id,
-                reason,
-            });
+            let reason = CloseReason { code, text: text.to_owned(), cause };
+            self.context.push(Command::Close { connection: self.id, reason });
         }
     }
 
     /// Subscribes to a topic: from the moment the shard has the owner's word, every message published to it
     /// on any core is sent to this connection. A second subscription to the same topic changes nothing.
     pub fn subscribe(&self, topic: TopicName) {
-        self.context.push(Command::Subscribe {
-            connection: self.id,
-            topic,
-        });
+        self.context.push(Command::Subscribe { connection: self.id, topic });
     }
 
     /// Ends a subscription.
     pub fn unsubscribe(&self, topic: TopicName) {
-        self.context.push(Command::Unsubscribe {
-            connection: self.id,
-            topic,
-        });
+        self.context.push(Command::Unsubscribe { connection: self.id, topic });
     }
 
     /// Publishes to the topic's subscribers on all cores. When they cannot take it, this connection is
     /// closed with 1013 (try again later).
     pub fn publish(&self, topic: &TopicName, message: Message<'_>) {
         let frame = Frame::new(message.kind(), message.as_bytes(), clock::monotonic_nanos());
-        self.context.push(Command::Publish {
-            connection: self.id,
-            topic: topic.clone(),
-            frame,
-        });
+        self.context.push(Command::Publish { connection: self.id, topic: topic.clone(), frame });
     }
 
     /// Attaches a value of the component's own to the connection; it is dropped with the connection.
     pub fn set_data<T: 'static>(&self, data: Rc<T>) {
-        self.context
-            .with_visible(self.id, |visible| visible.data = Some(data));
+        self.context.with_visible(self.id, |visible| visible.data = Some(data));
     }
 
     /// The attached value, if there is one of this type.
     #[must_use]
     pub fn data<T: 'static>(&self) -> Option<Rc<T>> {
-        let data = self
-            .context
-            .with_visible(self.id, |visible| visible.data.clone())??;
+        let data = self.context.with_visible(self.id, |visible| visible.data.clone())??;
         data.downcast().ok()
     }
 }
@@ -303,42 +278,47 @@ pub(crate) enum Command {
 struct Visible {
     generation: u32,
     closing: bool,
+    encoding: Encoding,
     data: Option<Rc<dyn Any>>,
 }
 
 /// What the handles of one core share with its shard. No borrow of it outlives a call.
-#[derive(Default)]
 pub(crate) struct Context {
-    shard: Cell<u16>,
+    shard: u16,
+    compressors: RefCell<Compressors>,
     visible: RefCell<Vec<Visible>>,
     commands: RefCell<Vec<Command>>,
     arena: RefCell<Arena>,
 }
 
 impl Context {
-    pub(crate) fn new(shard: u16) -> Rc<Self> {
+    pub(crate) fn new(shard: u16, compressors: Compressors) -> Rc<Self> {
         Rc::new(Self {
-            shard: Cell::new(shard),
-            ..Self::default()
+            shard,
+            compressors: RefCell::new(compressors),
+            visible: RefCell::default(),
+            commands: RefCell::default(),
+            arena: RefCell::default(),
         })
     }
 
+    /// Calls `work` with the core's compressors.
+    pub(crate) fn with_compressors<R>(&self, work: impl FnOnce(&mut Compressors) -> R) -> R {
+        work(&mut self.compressors.borrow_mut())
+    }
+
     pub(crate) fn shard(&self) -> u16 {
-        self.shard.get()
+        self.shard
     }
 
     /// Makes a connection visible to handles.
-    pub(crate) fn opened(&self, id: ConnectionId) {
+    pub(crate) fn opened(&self, id: ConnectionId, encoding: Encoding) {
         let mut visible = self.visible.borrow_mut();
         let slot = id.slot as usize;
         if visible.len() <= slot {
             visible.resize_with(slot + 1, Visible::default);
         }
-        visible[slot] = Visible {
-            generation: id.generation,
-            closing: false,
-            data: None,
-        };
+        visible[slot] = Visible { generation: id.generation, closing: false, encoding, data: None };
     }
 
     /// Marks a connection as closing; its handles see it at once.
@@ -359,29 +339,31 @@ impl Context {
 
     fn with_visible<R>(&self, id: ConnectionId, look: impl FnOnce(&mut Visible) -> R) -> Option<R> {
         let mut visible = self.visible.borrow_mut();
-        visible
-            .get_mut(id.slot as usize)
-            .filter(|visible| visible.generation == id.generation)
-            .map(look)
+        visible.get_mut(id.slot as usize).filter(|visible| visible.generation == id.generation).map(look)
+    }
+
+    /// Encodes a message for a connection and queues it.
+    fn send_message(&self, id: ConnectionId, encoding: Encoding, kind: MessageKind, payload: &[u8]) {
+        let mut compressors = self.compressors.borrow_mut();
+        match compressors.compress(encoding, kind, payload) {
+            Some((header, compressed)) => self.send_bytes(id, header.as_bytes(), compressed),
+            None => {
+                let header = ServerHeader::new(kind.opcode(), false, payload.len());
+                self.send_bytes(id, header.as_bytes(), payload);
+            }
+        }
     }
 
     /// Queues encoded bytes for a connection.
     pub(crate) fn send_bytes(&self, connection: ConnectionId, head: &[u8], tail: &[u8]) {
         let span = self.arena.borrow_mut().append(head, tail);
         let mut commands = self.commands.borrow_mut();
-        if let Some(Command::Send {
-            connection: last,
-            bytes,
-        }) = commands.last_mut()
-        {
+        if let Some(Command::Send { connection: last, bytes }) = commands.last_mut() {
             if *last == connection && bytes.extend(span) {
                 return;
             }
         }
-        commands.push(Command::Send {
-            connection,
-            bytes: span,
-        });
+        commands.push(Command::Send { connection, bytes: span });
     }
 
     pub(crate) fn push(&self, command: Command) {
@@ -395,10 +377,7 @@ impl Context {
 
     /// Whether a command queued since the mark is of a kind. Commands that joined an older one do not count.
     pub(crate) fn any_since(&self, mark: usize, is: impl FnMut(&Command) -> bool) -> bool {
-        self.commands
-            .borrow()
-            .get(mark..)
-            .is_some_and(|queued| queued.iter().any(is))
+        self.commands.borrow().get(mark..).is_some_and(|queued| queued.iter().any(is))
     }
 
     /// Bytes queued and not yet taken by the shard.

@@ -21,7 +21,7 @@
 //! | [`shard`] | connections, topics, fan-out of one core | its shard |
 //! | [`control`] | HTTP API, metrics, signals | the control thread |
 //! | [`ws`] | the protocol, without sockets, clocks or a runtime | anywhere |
-//! | [`topic`], [`frame`], [`arena`], [`clock`] | names, encoded messages, bytes of a pass, time | anywhere |
+//! | [`topic`], [`frame`], [`compression`], [`arena`], [`clock`] | names, encoded messages, bytes of a pass, time | anywhere |
 //!
 //! Imports point one way: `app` → `control` → `shard` → `component` → `ws`.
 
@@ -29,6 +29,7 @@ pub mod app;
 pub mod arena;
 pub mod clock;
 pub mod component;
+pub mod compression;
 pub mod config;
 pub mod control;
 pub mod frame;

@@ -34,10 +34,7 @@ impl fmt::Display for Unfit {
         let (major, minor) = OLDEST_KERNEL;
         match self {
             Self::Kernel(release) => {
-                write!(
-                    f,
-                    "Linux {major}.{minor} or newer is needed; this is Linux {release}"
-                )
+                write!(f, "Linux {major}.{minor} or newer is needed; this is Linux {release}")
             }
             Self::RingRefused(error) => write!(
                 f,
@@ -45,10 +42,7 @@ impl fmt::Display for Unfit {
                  sysctl kernel.io_uring_disabled to 0"
             ),
             Self::RingMissing(error) => {
-                write!(
-                    f,
-                    "io_uring cannot be used ({error}): Linux {major}.{minor} or newer is needed"
-                )
+                write!(f, "io_uring cannot be used ({error}): Linux {major}.{minor} or newer is needed")
             }
             Self::Memlock(bytes) => write!(
                 f,
@@ -76,10 +70,7 @@ pub fn check() -> Result<(), Unfit> {
         return Err(Unfit::Kernel(release.into_owned()));
     }
     raise(Resource::Memlock).map_err(Unfit::Other)?;
-    if let Some(bytes) = getrlimit(Resource::Memlock)
-        .current
-        .filter(|&bytes| bytes < MEMLOCK_BYTES)
-    {
+    if let Some(bytes) = getrlimit(Resource::Memlock).current.filter(|&bytes| bytes < MEMLOCK_BYTES) {
         return Err(Unfit::Memlock(bytes));
     }
     ring::probe().map_err(|error| match error.raw_os_error() {
@@ -102,13 +93,7 @@ fn raise(resource: Resource) -> io::Result<()> {
     if limit.current == limit.maximum {
         return Ok(());
     }
-    Ok(setrlimit(
-        resource,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )?)
+    Ok(setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
 fn kernel_version(release: &str) -> Option<(u32, u32)> {

@@ -36,11 +36,7 @@ impl Subscribe {
     }
 
     fn topics(request: &Request) -> Result<Vec<TopicName>, Rejection> {
-        let list = request
-            .uri()
-            .path()
-            .strip_prefix(SUBSCRIBE_PREFIX)
-            .unwrap_or_default();
+        let list = request.uri().path().strip_prefix(SUBSCRIBE_PREFIX).unwrap_or_default();
         TopicName::list_from_path(list).map_err(bad_topic)
     }
 }
@@ -61,8 +57,8 @@ impl Component for Subscribe {
         }
     }
 
-    fn on_message(&mut self, connection: &Connection, _message: Message<'_>) {
-        connection.close_with(1008, "this route takes no messages");
+    fn takes_messages(&self) -> bool {
+        false
     }
 }
 
@@ -79,19 +75,11 @@ impl PublishSubscribe {
     /// Speaks these sub-protocols; answers every request with 403 unless clients are `allowed` to publish.
     #[must_use]
     pub fn new(sub_protocols: Vec<String>, allowed: bool) -> Self {
-        Self {
-            sub_protocols,
-            allowed,
-            topics: HashMap::new(),
-        }
+        Self { sub_protocols, allowed, topics: HashMap::new() }
     }
 
     fn topic(request: &Request) -> Result<TopicName, Rejection> {
-        let name = request
-            .uri()
-            .path()
-            .strip_prefix(PUBLISH_PREFIX)
-            .unwrap_or_default();
+        let name = request.uri().path().strip_prefix(PUBLISH_PREFIX).unwrap_or_default();
         TopicName::from_path(name).map_err(bad_topic)
     }
 

@@ -33,6 +33,23 @@ pub struct Route {
     pub strict_sub_protocols: bool,
     /// The component of this core.
     pub component: Box<dyn Component>,
+    /// What the component said of itself.
+    takes_messages: bool,
+}
+
+impl Route {
+    /// A route for browsers of the same host, with the strict check of sub-protocols.
+    #[must_use]
+    pub fn new(pattern: Pattern, component: Box<dyn Component>) -> Self {
+        let takes_messages = component.takes_messages();
+        Self {
+            pattern,
+            origins: OriginPolicy::SameHost,
+            strict_sub_protocols: true,
+            component,
+            takes_messages,
+        }
+    }
 }
 
 /// What a request is answered with.
@@ -63,14 +80,15 @@ impl Routes {
         &mut *self.0[usize::from(route)].component
     }
 
+    /// Whether clients of a route may send messages.
+    pub(crate) fn takes_messages(&self, route: u8) -> bool {
+        self.0[usize::from(route)].takes_messages
+    }
+
     /// Judges an upgrade request: the first reason to refuse it, or the route that takes it.
     pub(crate) fn accept(&mut self, request: &Request) -> Result<Accepted, Rejection> {
         let path = request.uri().path();
-        let found = self
-            .0
-            .iter_mut()
-            .enumerate()
-            .find(|(_, route)| route.pattern.matches(path));
+        let found = self.0.iter_mut().enumerate().find(|(_, route)| route.pattern.matches(path));
         let (index, route) = found.ok_or_else(Rejection::not_found)?;
         handshake::check_upgrade(request)?;
         route.origins.check(request)?;
@@ -78,9 +96,6 @@ impl Routes {
         let chosen = handshake::select_subprotocol(request, supported, route.strict_sub_protocols)?;
         let sub_protocol = chosen.map(str::to_owned);
         route.component.on_request(request)?;
-        Ok(Accepted {
-            route: index as u8,
-            sub_protocol,
-        })
+        Ok(Accepted { route: index as u8, sub_protocol })
     }
 }

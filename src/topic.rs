@@ -152,11 +152,7 @@ mod tests {
 
     #[test]
     fn plain_and_encoded_names_pass() {
-        for (path, name) in [
-            ("a", "a"),
-            ("a/b:c@d=e_f-g.h", "a/b:c@d=e_f-g.h"),
-            ("%C3%A9%20%25", "é %"),
-        ] {
+        for (path, name) in [("a", "a"), ("a/b:c@d=e_f-g.h", "a/b:c@d=e_f-g.h"), ("%C3%A9%20%25", "é %")] {
             assert_eq!(TopicName::from_path(path).unwrap().as_str(), name, "{path}");
         }
     }
@@ -188,10 +184,7 @@ mod tests {
     #[test]
     fn a_list_keeps_its_order_and_drops_repeats() {
         let names = TopicName::list_from_path("b,a,b").unwrap();
-        assert_eq!(
-            names.iter().map(TopicName::as_str).collect::<Vec<_>>(),
-            ["b", "a"]
-        );
+        assert_eq!(names.iter().map(TopicName::as_str).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(TopicName::list_from_path("a,"), Err(TopicError::Empty));
     }
 
@@ -203,10 +196,7 @@ mod tests {
                 seen[TopicName::new(&format!("topic-{n}")).unwrap().owner(shards)] += 1;
             }
             let fair = 10_000 / shards;
-            assert!(
-                seen.iter().all(|&n| n > fair / 2 && n < fair * 2),
-                "{shards} shards: {seen:?}"
-            );
+            assert!(seen.iter().all(|&n| n > fair / 2 && n < fair * 2), "{shards} shards: {seen:?}");
         }
     }
 }

@@ -32,9 +32,7 @@ impl Config {
         for (n, cpu) in list.0.iter().enumerate() {
             if !allowed.contains(cpu) {
                 let allowed = CpuList(allowed.to_vec());
-                return refuse(format!(
-                    "CPU {cpu} is not one of those this process may run on: {allowed}"
-                ));
+                return refuse(format!("CPU {cpu} is not one of those this process may run on: {allowed}"));
             }
             if !self.oversubscribe && list.0[..n].contains(cpu) {
                 return refuse(format!("CPU {cpu} is named twice, which needs --oversubscribe"));
@@ -68,12 +66,7 @@ mod tests {
 
     fn shards(cores: Option<usize>, cpus: Option<&str>, oversubscribe: bool) -> Result<Vec<usize>, String> {
         let cpus = cpus.map(|list| list.parse().unwrap());
-        let config = Config {
-            cores,
-            cpus,
-            oversubscribe,
-            ..Config::default()
-        };
+        let config = Config { cores, cpus, oversubscribe, ..Config::default() };
         config.shard_cpus_of(&ALLOWED).map_err(|error| error.to_string())
     }
 
@@ -93,25 +86,13 @@ mod tests {
             "invalid value '4' for '--cores': expected 1 to 3, the number of CPUs this process may run on \
              (0,2-3); more needs --oversubscribe"
         );
-        assert!(
-            shards(Some(0), None, true)
-                .unwrap_err()
-                .contains("expected 1 to 1024")
-        );
-        assert!(
-            shards(Some(1025), None, true)
-                .unwrap_err()
-                .contains("expected 1 to 1024")
-        );
+        assert!(shards(Some(0), None, true).unwrap_err().contains("expected 1 to 1024"));
+        assert!(shards(Some(1025), None, true).unwrap_err().contains("expected 1 to 1024"));
         assert_eq!(
             shards(None, Some("0-2"), true).unwrap_err(),
             "invalid value '0-2' for '--cpus': CPU 1 is not one of those this process may run on: 0,2-3"
         );
-        assert!(
-            shards(None, Some("0,0"), false)
-                .unwrap_err()
-                .contains("needs --oversubscribe")
-        );
+        assert!(shards(None, Some("0,0"), false).unwrap_err().contains("needs --oversubscribe"));
         assert!(Config::default().shard_cpus_of(&[]).is_err());
     }
 }

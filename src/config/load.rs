@@ -70,10 +70,7 @@ impl LoadError {
         // A closed stream leaves nobody to tell.
         match self {
             Self::CommandLine(error) => drop(error.print()),
-            _ => drop(std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("error: {self}\n"),
-            )),
+            _ => drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {self}\n"))),
         }
     }
 }
@@ -116,9 +113,7 @@ pub fn load(
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, LoadError> {
     let command = documented(Operation::augment_args(settings_command()));
-    let flags = command
-        .try_get_matches_from(command_line)
-        .map_err(LoadError::CommandLine)?;
+    let flags = command.try_get_matches_from(command_line).map_err(LoadError::CommandLine)?;
     let operation = Operation::from_arg_matches(&flags).map_err(LoadError::CommandLine)?;
     let lookup = |long: &str| environment(&variable(long)).filter(|value| !value.is_empty());
 
@@ -133,9 +128,7 @@ pub fn load(
             LoadError::Source(format!("environment variable {}: {error}", variable(&long)))
         })?;
     }
-    config
-        .update_from_arg_matches(&flags)
-        .map_err(LoadError::CommandLine)?;
+    config.update_from_arg_matches(&flags).map_err(LoadError::CommandLine)?;
     config.validate().map_err(LoadError::Invalid)?;
     let action = match (operation.print_config, operation.check_config) {
         (true, _) => Action::Print,
@@ -153,10 +146,7 @@ impl Config {
     /// When a number is larger than TOML can hold, which [`Config::validate`] rules out.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let settings = toml::to_string(self)?;
-        let mut text = format!(
-            "# Effective configuration of corecast {}\n",
-            env!("CARGO_PKG_VERSION")
-        );
+        let mut text = format!("# Effective configuration of corecast {}\n", env!("CARGO_PKG_VERSION"));
         if self.publish_token.is_some() {
             text += "# publish-token: set, and not printed; give it with CORECAST_PUBLISH_TOKEN\n";
         }
@@ -177,19 +167,12 @@ fn settings_command() -> Command {
 /// Names of all settings, as flags without the dashes.
 fn settings() -> impl Iterator<Item = String> {
     let command = settings_command();
-    let longs: Vec<_> = command
-        .get_arguments()
-        .filter_map(Arg::get_long)
-        .map(str::to_owned)
-        .collect();
+    let longs: Vec<_> = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
     longs.into_iter()
 }
 
 fn variable(long: &str) -> String {
-    format!(
-        "{ENVIRONMENT_PREFIX}{}",
-        long.to_ascii_uppercase().replace('-', "_")
-    )
+    format!("{ENVIRONMENT_PREFIX}{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// Completes `--help`; each setting's default is taken from where it is defined.
@@ -201,11 +184,7 @@ fn documented(command: Command) -> Command {
         .long_about("Thread-per-core WebSocket broadcast server for Linux")
         .after_help(AFTER_HELP);
     command.mut_args(|arg| {
-        let default = arg
-            .get_long()
-            .and_then(|long| defaults.get(long))
-            .map(flag_values)
-            .unwrap_or_default();
+        let default = arg.get_long().and_then(|long| defaults.get(long)).map(flag_values).unwrap_or_default();
         match (arg.get_help(), default.unwrap_or_default().join(",")) {
             (Some(help), default) if !default.is_empty() => {
                 let help = format!("{help} [default: {default}]");
@@ -226,11 +205,7 @@ fn apply(config: &mut Config, arguments: impl IntoIterator<Item = OsString>) -> 
         .map_err(|error| {
             let text = error.render().to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);
-            text.split("\n\nFor more information")
-                .next()
-                .unwrap_or(text)
-                .trim_end()
-                .to_owned()
+            text.split("\n\nFor more information").next().unwrap_or(text).trim_end().to_owned()
         })
 }
 
@@ -238,24 +213,16 @@ fn apply_file(config: &mut Config, path: &Path) -> Result<(), LoadError> {
     let name = path.display();
     let fail = |message: String| LoadError::Source(format!("configuration file {name}: {message}"));
     let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-    let table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| fail(error.to_string()))?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
     let known: Vec<String> = settings().collect();
     for (key, value) in table {
         if !known.contains(&key) {
-            return Err(fail(format!(
-                "unknown key '{key}'; the keys are the names of the flags in --help"
-            )));
+            return Err(fail(format!("unknown key '{key}'; the keys are the names of the flags in --help")));
         }
         let values = flag_values(&value).ok_or_else(|| {
-            fail(format!(
-                "key '{key}': expected a text, a whole number, true or false, or a list of texts"
-            ))
+            fail(format!("key '{key}': expected a text, a whole number, true or false, or a list of texts"))
         })?;
-        let arguments = values
-            .into_iter()
-            .map(|value| OsString::from(format!("--{key}={value}")));
+        let arguments = values.into_iter().map(|value| OsString::from(format!("--{key}={value}")));
         apply(config, arguments).map_err(fail)?;
     }
     Ok(())
@@ -267,10 +234,7 @@ fn flag_values(value: &Value) -> Option<Vec<String>> {
         Value::String(text) => Some(vec![text.clone()]),
         Value::Integer(number) => Some(vec![number.to_string()]),
         Value::Boolean(switch) => Some(vec![switch.to_string()]),
-        Value::Array(items) => items
-            .iter()
-            .map(|item| Some(flag_values(item)?.concat()))
-            .collect(),
+        Value::Array(items) => items.iter().map(|item| Some(flag_values(item)?.concat())).collect(),
         Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
     }
 }
@@ -279,19 +243,13 @@ fn flag_values(value: &Value) -> Option<Vec<String>> {
 mod tests {
     use std::io::Write;
 
-    use super::super::{ControlAddress, CpuList, LogFormat, LogLevel, PublishToken, WaitMode};
+    use super::super::{ControlAddress, CpuList, LogFormat, LogLevel, PublishToken, Switch, WaitMode};
     use super::*;
 
     fn try_load(flags: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, LoadError> {
-        let line = std::iter::once("corecast")
-            .chain(flags.iter().copied())
-            .map(OsString::from);
-        let lookup = |name: &str| {
-            environment
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| OsString::from(v))
-        };
+        let line = std::iter::once("corecast").chain(flags.iter().copied()).map(OsString::from);
+        let lookup =
+            |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
         load(line, lookup)
     }
 
@@ -311,10 +269,7 @@ mod tests {
     impl TemporaryFile {
         fn new(name: &str, text: &str) -> Self {
             let path = std::env::temp_dir().join(format!("corecast-{}-{name}.toml", std::process::id()));
-            std::fs::File::create(&path)
-                .unwrap()
-                .write_all(text.as_bytes())
-                .unwrap();
+            std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
             Self(path)
         }
 
@@ -333,10 +288,7 @@ mod tests {
     fn nothing_given_is_the_default() {
         assert_eq!(loaded(&[], &[]), Config::default());
         assert_eq!(
-            loaded(
-                &[],
-                &[("CORECAST_CORES", ""), ("CORECAST_PORT", "tcp://10.0.0.1")]
-            ),
+            loaded(&[], &[("CORECAST_CORES", ""), ("CORECAST_PORT", "tcp://10.0.0.1")]),
             Config::default()
         );
     }
@@ -369,7 +321,7 @@ mod tests {
             --keepalive 0 --echo --client-publish --allowed-origin https://a --allowed-origin https://b \
             --subprotocol x,y --strict-subprotocols false --max-connections 5 --max-message-size 1KiB \
             --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --publish-token t \
-            --drain-window 5s --reuse-port --log-format json --log trace --wait ring";
+            --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --wait ring";
         // Two shards on a CPU that there is, whichever it is.
         let cpu = Config::default().shard_cpus().unwrap()[0];
         let flags = format!("--cpus {cpu},{cpu} {FLAGS}");
@@ -391,6 +343,8 @@ mod tests {
             strict_subprotocols: false,
             max_message_bytes: 1024,
             send_queue_bytes: 4096,
+            compression: Switch::Off,
+            compression_min_bytes: 1024,
             echo: true,
             client_publish: true,
             publish_token: Some(PublishToken::new("t")),
@@ -400,10 +354,7 @@ mod tests {
         };
         assert_eq!(config, expected);
         let file = TemporaryFile::new("every-flag", &config.to_toml().unwrap());
-        assert_eq!(
-            loaded(&["--config", file.path()], &[("CORECAST_PUBLISH_TOKEN", "t")]),
-            expected
-        );
+        assert_eq!(loaded(&["--config", file.path()], &[("CORECAST_PUBLISH_TOKEN", "t")]), expected);
         assert!(!config.to_toml().unwrap().contains("'t'"));
     }
 
@@ -438,25 +389,14 @@ mod tests {
             ("--cores", "0", "expected a whole number of at least 1"),
             ("--keepalive", "30", "expected a whole number with ms, s, m or h"),
             ("--listen", "localhost", "expected IP:PORT"),
-            (
-                "--control",
-                "on",
-                "expected IP:PORT, such as 127.0.0.1:8080 or [::1]:8080, or off",
-            ),
+            ("--control", "on", "expected IP:PORT, such as 127.0.0.1:8080 or [::1]:8080, or off"),
             ("--strict-subprotocols", "maybe", "expected true or false"),
-            (
-                "--log",
-                "loud",
-                "[possible values: off, error, warn, info, debug, trace]",
-            ),
+            ("--log", "loud", "[possible values: off, error, warn, info, debug, trace]"),
             ("--control", "0.0.0.0:1", "needs --publish-token"),
         ];
         for (flag, value, accepted) in cases {
             let text = error(&[flag, value], &[]);
-            assert!(
-                text.contains(flag) && text.contains(value) && text.contains(accepted),
-                "{text}"
-            );
+            assert!(text.contains(flag) && text.contains(value) && text.contains(accepted), "{text}");
         }
     }
 
@@ -474,10 +414,7 @@ mod tests {
         for (n, (text, expected)) in cases.into_iter().enumerate() {
             let file = TemporaryFile::new(&format!("bad-file-{n}"), text);
             let message = error(&["--config", file.path()], &[]);
-            assert!(
-                message.contains(file.path()) && message.contains(expected),
-                "{message}"
-            );
+            assert!(message.contains(file.path()) && message.contains(expected), "{message}");
         }
         assert!(error(&["--config", "/no/such/file"], &[]).contains("/no/such/file: No such file"));
     }
@@ -487,26 +424,12 @@ mod tests {
         let help = try_load(&["--help"], &[]).unwrap_err();
         assert_eq!(help.exit_code(), 0);
         let text = help.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        for default in [
-            "127.0.0.1:8080",
-            "127.0.0.1:8081",
-            "30s",
-            "64KiB",
-            "8KiB",
-            "10s",
-            "1MiB",
-            "text",
-            "info",
-        ] {
-            assert!(
-                text.contains(&format!("[default: {default}]")),
-                "{default}: {text}"
-            );
+        for default in
+            ["127.0.0.1:8080", "127.0.0.1:8081", "30s", "64KiB", "8KiB", "10s", "1MiB", "text", "info"]
+        {
+            assert!(text.contains(&format!("[default: {default}]")), "{default}: {text}");
         }
-        assert!(
-            text.starts_with("Thread-per-core") && !text.contains("--wait"),
-            "{text}"
-        );
+        assert!(text.starts_with("Thread-per-core") && !text.contains("--wait"), "{text}");
         assert_eq!(try_load(&["--version"], &[]).unwrap_err().exit_code(), 0);
         assert_eq!(try_load(&["--no-such-flag"], &[]).unwrap_err().exit_code(), 2);
     }

@@ -59,10 +59,7 @@ pub const DESCRIPTOR_RESERVE_SHARD: u64 = 16;
 #[must_use]
 pub fn derived_max_connections(descriptor_limit: u64, shards: usize) -> u64 {
     let shards = DESCRIPTOR_RESERVE_SHARD.saturating_mul(shards as u64);
-    descriptor_limit
-        .saturating_sub(shards)
-        .saturating_sub(DESCRIPTOR_RESERVE_PROCESS)
-        .max(1)
+    descriptor_limit.saturating_sub(shards).saturating_sub(DESCRIPTOR_RESERVE_PROCESS).max(1)
 }
 
 /// Settings of a server. Start from [`Config::default`], set fields, then [`Config::validate`].
@@ -145,12 +142,7 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
 
     /// WebSocket subprotocol spoken here. Repeat it, or separate with commas, for more
-    #[arg(
-        help_heading = "Connections",
-        long = "subprotocol",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
+    #[arg(help_heading = "Connections", long = "subprotocol", value_name = "NAME", value_delimiter = ',')]
     #[serde(rename = "subprotocol")]
     pub subprotocols: Vec<String>,
 
@@ -170,6 +162,15 @@ pub struct Config {
     #[arg(help_heading = "Messages", long = "send-queue", value_name = "SIZE", value_parser = parse_size)]
     #[serde(rename = "send-queue", serialize_with = "serialize_size")]
     pub send_queue_bytes: usize,
+
+    /// permessage-deflate (RFC 7692) for clients that offer it; a broadcast is compressed once
+    #[arg(help_heading = "Messages", long, value_enum, value_name = "on|off")]
+    pub compression: Switch,
+
+    /// Smallest payload that is compressed, B KiB MiB
+    #[arg(help_heading = "Messages", long = "compression-min", value_name = "SIZE", value_parser = parse_size)]
+    #[serde(rename = "compression-min", serialize_with = "serialize_size")]
+    pub compression_min_bytes: usize,
 
     /// Add the route /echo
     #[arg(help_heading = "Messages", long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
@@ -222,6 +223,8 @@ impl Default for Config {
             strict_subprotocols: true,
             max_message_bytes: 64 * 1024,
             send_queue_bytes: 1024 * 1024,
+            compression: Switch::On,
+            compression_min_bytes: 256,
             echo: false,
             client_publish: false,
             publish_token: None,
@@ -230,6 +233,16 @@ impl Default for Config {
             log: LogLevel::Info,
         }
     }
+}
+
+/// Something that is on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
 }
 
 /// Form of the log.

@@ -67,11 +67,9 @@ impl Config {
             }
         }
         match self.control.address() {
-            Some(control) if fixed(&control) && self.listen.contains(&control) => Err(ConfigError::new(
-                "control",
-                control,
-                "expected an address that --listen does not use",
-            )),
+            Some(control) if fixed(&control) && self.listen.contains(&control) => {
+                Err(ConfigError::new("control", control, "expected an address that --listen does not use"))
+            }
             _ => Ok(()),
         }
     }
@@ -80,16 +78,8 @@ impl Config {
         size_between("max-handshake-size", self.max_handshake_bytes, HANDSHAKE_BYTES)?;
         size_between("max-message-size", self.max_message_bytes, (1, MAX_QUEUE_BYTES))?;
         size_between("send-queue", self.send_queue_bytes, (1024, MAX_QUEUE_BYTES))?;
-        duration_between(
-            "handshake-timeout",
-            self.handshake_timeout_millis,
-            HANDSHAKE_TIMEOUT_MILLIS,
-        )?;
-        duration_between(
-            "drain-window",
-            self.drain_window_millis,
-            (0, MAX_DRAIN_WINDOW_MILLIS),
-        )?;
+        duration_between("handshake-timeout", self.handshake_timeout_millis, HANDSHAKE_TIMEOUT_MILLIS)?;
+        duration_between("drain-window", self.drain_window_millis, (0, MAX_DRAIN_WINDOW_MILLIS))?;
         if self.keepalive_millis != 0 {
             duration_between("keepalive", self.keepalive_millis, KEEPALIVE_MILLIS)?;
         }
@@ -158,11 +148,9 @@ fn size_between(flag: &str, bytes: usize, (least, most): (usize, usize)) -> Resu
     let text = format_size;
     match (least..=most).contains(&bytes) {
         true => Ok(()),
-        false => Err(ConfigError::new(
-            flag,
-            text(bytes),
-            format!("expected {} to {}", text(least), text(most)),
-        )),
+        false => {
+            Err(ConfigError::new(flag, text(bytes), format!("expected {} to {}", text(least), text(most))))
+        }
     }
 }
 
@@ -170,11 +158,9 @@ fn duration_between(flag: &str, millis: u64, (least, most): (u64, u64)) -> Resul
     let text = format_duration;
     match (least..=most).contains(&millis) {
         true => Ok(()),
-        false => Err(ConfigError::new(
-            flag,
-            text(millis),
-            format!("expected {} to {}", text(least), text(most)),
-        )),
+        false => {
+            Err(ConfigError::new(flag, text(millis), format!("expected {} to {}", text(least), text(most))))
+        }
     }
 }
 
@@ -193,10 +179,7 @@ mod tests {
     fn the_default_is_valid_and_does_not_surprise() {
         assert_eq!(Config::default().validate(), Ok(()));
         assert_eq!(Config::default().warnings(), Vec::<String>::new());
-        let config = Config {
-            send_queue_bytes: 1024,
-            ..Config::default()
-        };
+        let config = Config { send_queue_bytes: 1024, ..Config::default() };
         assert!(config.warnings()[0].contains("--send-queue 1KiB"));
     }
 
@@ -215,11 +198,7 @@ mod tests {
         assert!(refused(|c| c.send_queue_bytes = 1).contains("'--send-queue'"));
         assert!(refused(|c| c.drain_window_millis = u64::MAX).contains("'--drain-window'"));
         assert!(refused(|c| c.max_connections = Some(0)).contains("'--max-connections'"));
-        let off = Config {
-            keepalive_millis: 0,
-            drain_window_millis: 0,
-            ..Config::default()
-        };
+        let off = Config { keepalive_millis: 0, drain_window_millis: 0, ..Config::default() };
         assert_eq!(off.validate(), Ok(()));
     }
 
@@ -230,11 +209,7 @@ mod tests {
         assert!(refused(|c| c.control = ControlAddress::At(c.listen[0])).contains("'--control'"));
         let any_port = "127.0.0.1:0".parse().unwrap();
         let control = ControlAddress::At(any_port);
-        let config = Config {
-            listen: vec![any_port, any_port],
-            control,
-            ..Config::default()
-        };
+        let config = Config { listen: vec![any_port, any_port], control, ..Config::default() };
         assert_eq!(config.validate(), Ok(()));
     }
 
@@ -242,26 +217,12 @@ mod tests {
     fn control_beyond_loopback_needs_a_token() {
         for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
             let control: ControlAddress = address.parse().unwrap();
-            assert!(
-                refused(|c| c.control = control).contains("needs --publish-token"),
-                "{address}"
-            );
+            assert!(refused(|c| c.control = control).contains("needs --publish-token"), "{address}");
             let publish_token = Some(PublishToken::new("s3cret"));
-            assert_eq!(
-                Config {
-                    control,
-                    publish_token,
-                    ..Config::default()
-                }
-                .validate(),
-                Ok(())
-            );
+            assert_eq!(Config { control, publish_token, ..Config::default() }.validate(), Ok(()));
         }
         for address in ["127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "off"] {
-            let config = Config {
-                control: address.parse().unwrap(),
-                ..Config::default()
-            };
+            let config = Config { control: address.parse().unwrap(), ..Config::default() };
             assert_eq!(config.validate(), Ok(()), "{address}");
         }
         for token in ["", "two words", "é"] {
@@ -272,16 +233,8 @@ mod tests {
 
     #[test]
     fn origins_and_subprotocols_are_checked() {
-        for origin in [
-            "*",
-            "https://example.com",
-            "http://localhost:3000",
-            "chrome-extension://abc",
-        ] {
-            let config = Config {
-                allowed_origins: vec![origin.into()],
-                ..Config::default()
-            };
+        for origin in ["*", "https://example.com", "http://localhost:3000", "chrome-extension://abc"] {
+            let config = Config { allowed_origins: vec![origin.into()], ..Config::default() };
             assert_eq!(config.validate(), Ok(()), "{origin}");
         }
         for origin in ["", "example.com", "https://", "https://a/", "https://a b", "://a"] {

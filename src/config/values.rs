@@ -35,26 +35,16 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let (digits, unit) = split_unit(text, SIZE_FORM)?;
     let factor = match unit {
         "" => 1,
-        unit => {
-            SIZE_UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or(SIZE_FORM)?
-                .1
-        }
+        unit => SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(SIZE_FORM)?.1,
     };
     let number: usize = digits.parse().map_err(|_| SIZE_FORM)?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| "larger than this machine can address".to_owned())
+    number.checked_mul(factor).ok_or_else(|| "larger than this machine can address".to_owned())
 }
 
 /// Writes a size so that [`parse_size`] reads it back.
 pub(super) fn format_size(bytes: usize) -> String {
-    let (unit, factor) = SIZE_UNITS
-        .into_iter()
-        .find(|(_, factor)| bytes != 0 && bytes % factor == 0)
-        .unwrap_or(("B", 1));
+    let (unit, factor) =
+        SIZE_UNITS.into_iter().find(|(_, factor)| bytes != 0 && bytes % factor == 0).unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
@@ -64,17 +54,9 @@ pub(super) fn parse_duration(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| DURATION_FORM)?;
     let factor = match unit {
         "" if number == 0 => 0,
-        unit => {
-            DURATION_UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or(DURATION_FORM)?
-                .1
-        }
+        unit => DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or(DURATION_FORM)?.1,
     };
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| "longer than can be counted in milliseconds".to_owned())
+    number.checked_mul(factor).ok_or_else(|| "longer than can be counted in milliseconds".to_owned())
 }
 
 /// Writes a duration so that [`parse_duration`] reads it back.
@@ -160,9 +142,7 @@ impl FromStr for ControlAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
             "off" => Ok(Self::Off),
-            text => parse_address(text)
-                .map(Self::At)
-                .map_err(|error| format!("{error}, or off")),
+            text => parse_address(text).map(Self::At).map_err(|error| format!("{error}, or off")),
         }
     }
 }
@@ -207,11 +187,7 @@ impl fmt::Display for CpuList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.as_slice();
         while let [first, ..] = rest {
-            let run = rest
-                .iter()
-                .enumerate()
-                .take_while(|(step, cpu)| **cpu == first + step)
-                .count();
+            let run = rest.iter().enumerate().take_while(|(step, cpu)| **cpu == first + step).count();
             let comma = if run == rest.len() { "" } else { "," };
             match run {
                 1 => write!(f, "{first}{comma}")?,
@@ -265,50 +241,28 @@ mod tests {
 
     #[test]
     fn sizes_take_every_unit() {
-        let cases = [
-            ("0", 0),
-            ("17", 17),
-            ("17B", 17),
-            ("64KiB", 65_536),
-            ("2MiB", 2_097_152),
-            (" 1 KiB ", 1024),
-        ];
+        let cases =
+            [("0", 0), ("17", 17), ("17B", 17), ("64KiB", 65_536), ("2MiB", 2_097_152), (" 1 KiB ", 1024)];
         for (text, bytes) in cases {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "", "KiB", "64KB", "64k", "64kib", "1.5MiB", "-1", "1GiB", "0x10", "64KiBKiB", "é",
-        ] {
+        for text in ["", "KiB", "64KB", "64k", "64kib", "1.5MiB", "-1", "1GiB", "0x10", "64KiBKiB", "é"] {
             assert_eq!(parse_size(text), Err(SIZE_FORM.to_owned()), "{text}");
         }
-        assert!(
-            parse_size("18446744073709551615MiB")
-                .unwrap_err()
-                .contains("larger")
-        );
+        assert!(parse_size("18446744073709551615MiB").unwrap_err().contains("larger"));
     }
 
     #[test]
     fn durations_take_every_unit() {
-        let cases = [
-            ("0", 0),
-            ("0s", 0),
-            ("250ms", 250),
-            ("10s", 10_000),
-            ("5m", 300_000),
-            ("2h", 7_200_000),
-        ];
+        let cases =
+            [("0", 0), ("0s", 0), ("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("2h", 7_200_000)];
         for (text, millis) in cases {
             assert_eq!(parse_duration(text), Ok(millis), "{text}");
         }
         for text in ["", "10", "s", "10sec", "1.5s", "-1s", "1d", "10S"] {
             assert_eq!(parse_duration(text), Err(DURATION_FORM.to_owned()), "{text}");
         }
-        assert!(
-            parse_duration("18446744073709551615h")
-                .unwrap_err()
-                .contains("longer")
-        );
+        assert!(parse_duration("18446744073709551615h").unwrap_err().contains("longer"));
     }
 
     #[test]
@@ -316,19 +270,12 @@ mod tests {
         for bytes in [0, 1, 1023, 1024, 1536, 65_536, 1 << 20, (1 << 20) + 1, 3 << 20] {
             assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
-        assert_eq!(
-            (format_size(65_536).as_str(), format_size(1536).as_str()),
-            ("64KiB", "1536B")
-        );
+        assert_eq!((format_size(65_536).as_str(), format_size(1536).as_str()), ("64KiB", "1536B"));
         for millis in [0, 1, 999, 1000, 1500, 30_000, 60_000, 90_000, 3_600_000] {
             assert_eq!(parse_duration(&format_duration(millis)), Ok(millis));
         }
-        for (text, written) in [
-            ("0-3,8", "0-3,8"),
-            ("3,2,1", "3,2,1"),
-            ("0,1,2,5,5", "0-2,5,5"),
-            ("7", "7"),
-        ] {
+        for (text, written) in [("0-3,8", "0-3,8"), ("3,2,1", "3,2,1"), ("0,1,2,5,5", "0-2,5,5"), ("7", "7")]
+        {
             assert_eq!(text.parse::<CpuList>().unwrap().to_string(), written);
         }
     }
@@ -340,37 +287,18 @@ mod tests {
             assert_eq!(text.parse::<CpuList>(), Err(CPUS_FORM.to_owned()), "{text}");
         }
         assert!("3-1".parse::<CpuList>().unwrap_err().contains("runs backwards"));
-        assert!(
-            "0-99999999999"
-                .parse::<CpuList>()
-                .unwrap_err()
-                .contains("above 1023")
-        );
+        assert!("0-99999999999".parse::<CpuList>().unwrap_err().contains("above 1023"));
     }
 
     #[test]
     fn control_is_an_address_or_off() {
         assert_eq!("off".parse(), Ok(ControlAddress::Off));
-        assert_eq!(
-            "[::1]:1"
-                .parse::<ControlAddress>()
-                .unwrap()
-                .address()
-                .unwrap()
-                .port(),
-            1
-        );
-        assert_eq!(
-            "no".parse::<ControlAddress>(),
-            Err(format!("{ADDRESS_FORM}, or off"))
-        );
+        assert_eq!("[::1]:1".parse::<ControlAddress>().unwrap().address().unwrap().port(), 1);
+        assert_eq!("no".parse::<ControlAddress>(), Err(format!("{ADDRESS_FORM}, or off")));
     }
 
     #[test]
     fn a_token_does_not_show() {
-        assert_eq!(
-            format!("{:?}", PublishToken::new("s3cret")),
-            "PublishToken(hidden)"
-        );
+        assert_eq!(format!("{:?}", PublishToken::new("s3cret")), "PublishToken(hidden)");
     }
 }

@@ -67,19 +67,13 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 async fn not_found(uri: Uri) -> ApiError {
     let path = uri.path();
-    let hint = if path == "/pub" {
-        "; publish with POST /pub/<topic>"
-    } else {
-        "; GET / lists what there is"
-    };
+    let hint =
+        if path == "/pub" { "; publish with POST /pub/<topic>" } else { "; GET / lists what there is" };
     ApiError::new(StatusCode::NOT_FOUND, format!("there is no {path}{hint}"))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("{method} is not possible on {}", uri.path()),
-    )
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible on {}", uri.path()))
 }
 
 /// An answer that is not success: a status, a sentence, and a header where the status asks for one.
@@ -92,18 +86,11 @@ struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-            header: None,
-        }
+        Self { status, message: message.into(), header: None }
     }
 
     fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self {
-            header: Some((name, value)),
-            ..self
-        }
+        Self { header: Some((name, value)), ..self }
     }
 }
 
@@ -140,11 +127,7 @@ async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<
         }
     };
     let receipt = shared.publish(topic.clone(), frame).await?;
-    let status = if receipt.subscribers == 0 {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::CREATED
-    };
+    let status = if receipt.subscribers == 0 { StatusCode::ACCEPTED } else { StatusCode::CREATED };
     let answer = Published {
         topic: topic.as_str(),
         subscribers: receipt.subscribers,
@@ -177,10 +160,7 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         let ask = async {
             // Either end is closed only when the dispatcher or the shard has ended.
-            self.commands
-                .send(Command::Publish { topic, frame, reply })
-                .await
-                .ok()?;
+            self.commands.send(Command::Publish { topic, frame, reply }).await.ok()?;
             answer.await.ok()
         };
         match tokio::time::timeout(PUBLISH_TIMEOUT, ask).await {
@@ -219,23 +199,15 @@ fn authorize(token: Option<&PublishToken>, headers: &HeaderMap) -> Result<(), Ap
     };
     let given = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, given) = value.as_bytes().split_at_checked("Bearer ".len())?;
-        scheme
-            .eq_ignore_ascii_case(b"Bearer ")
-            .then_some(given.trim_ascii())
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(given.trim_ascii())
     });
     // The time of the comparison tells the token's length and nothing else.
     if given.is_some_and(|given| bool::from(given.ct_eq(token.expose().as_bytes()))) {
         return Ok(());
     }
     let (message, challenge) = match given {
-        None => (
-            "publishing needs the header Authorization: Bearer <token>",
-            "Bearer realm=\"corecast\"",
-        ),
-        Some(_) => (
-            "the token is not the right one",
-            "Bearer realm=\"corecast\", error=\"invalid_token\"",
-        ),
+        None => ("publishing needs the header Authorization: Bearer <token>", "Bearer realm=\"corecast\""),
+        Some(_) => ("the token is not the right one", "Bearer realm=\"corecast\", error=\"invalid_token\""),
     };
     Err(ApiError::new(StatusCode::UNAUTHORIZED, message)
         .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)))
@@ -245,25 +217,15 @@ fn is_cross_origin(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return false;
     };
-    let host = headers
-        .get(header::HOST)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
     !authority.is_some_and(|(_, authority)| authority.as_bytes().eq_ignore_ascii_case(host))
 }
 
 /// Binary for `application/octet-stream`, text for anything else.
 fn kind(headers: &HeaderMap) -> MessageKind {
-    let media_type = headers
-        .get(header::CONTENT_TYPE)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
-    let essence = media_type
-        .split(|byte| *byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
+    let media_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     match essence.eq_ignore_ascii_case(b"application/octet-stream") {
         true => MessageKind::Binary,
         false => MessageKind::Text,
@@ -280,14 +242,9 @@ struct Payload {
 
 impl Payload {
     fn new(body: Body, headers: &HeaderMap) -> Self {
-        let declared = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        Self {
-            body,
-            declared,
-            awaits_continue: headers.contains_key(header::EXPECT),
-        }
+        let declared =
+            headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { body, declared, awaits_continue: headers.contains_key(header::EXPECT) }
     }
 
     async fn read(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
@@ -295,12 +252,10 @@ impl Payload {
             return Err(too_large(limit));
         }
         self.awaits_continue = false;
-        tokio::time::timeout(BODY_TIMEOUT, self.collect(limit))
-            .await
-            .unwrap_or_else(|_| {
-                let reason = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
-                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, reason))
-            })
+        tokio::time::timeout(BODY_TIMEOUT, self.collect(limit)).await.unwrap_or_else(|_| {
+            let reason = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, reason))
+        })
     }
 
     async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
@@ -354,10 +309,7 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
@@ -367,15 +319,9 @@ mod tests {
         for value in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "] {
             assert!(check(value).is_ok(), "{value}");
         }
-        for value in [
-            "",
-            "Bearer",
-            "Bearer ",
-            "Bearer s3cre",
-            "Bearer s3cret2",
-            "Bearer S3cret",
-            "Basic s3cret",
-        ] {
+        for value in
+            ["", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Bearer S3cret", "Basic s3cret"]
+        {
             let error = check(value).unwrap_err();
             assert_eq!(error.status, StatusCode::UNAUTHORIZED, "{value}");
             assert_eq!(error.header.unwrap().0, header::WWW_AUTHENTICATE);

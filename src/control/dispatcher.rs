@@ -38,16 +38,9 @@ const FAR: Duration = Duration::from_secs(3600);
 /// What a handler asks for.
 pub(super) enum Command {
     /// Publish to the topic's owner. A dropped reply means that the owner has ended.
-    Publish {
-        topic: TopicName,
-        frame: Arc<Frame>,
-        reply: oneshot::Sender<Result<Receipt, Overloaded>>,
-    },
+    Publish { topic: TopicName, frame: Arc<Frame>, reply: oneshot::Sender<Result<Receipt, Overloaded>> },
     /// Fan-out times of one shard. A dropped reply means that it cannot be asked now.
-    Snapshot {
-        shard: usize,
-        reply: oneshot::Sender<Box<Histogram<u64>>>,
-    },
+    Snapshot { shard: usize, reply: oneshot::Sender<Box<Histogram<u64>>> },
 }
 
 enum Reply {
@@ -152,17 +145,10 @@ impl Dispatcher {
 
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let untold = self
-            .shards
-            .iter()
-            .any(|shard| matches!(shard, ShardState::Untold(_)));
+        let untold = self.shards.iter().any(|shard| matches!(shard, ShardState::Untold(_)));
         let retry = untold.then_some(now + RETRY_PAUSE);
         let sweep = (!self.pending.is_empty()).then_some(self.next_sweep);
-        [retry, sweep, self.deadline]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(now + FAR)
+        [retry, sweep, self.deadline].into_iter().flatten().min().unwrap_or(now + FAR)
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -172,15 +158,7 @@ impl Dispatcher {
             Command::Publish { topic, frame, reply } => {
                 let shard = topic.owner(self.shards.len());
                 let publisher = Publisher::Control(request);
-                (
-                    shard,
-                    ToShard::Publish {
-                        topic,
-                        frame,
-                        publisher,
-                    },
-                    Reply::Publish(reply),
-                )
+                (shard, ToShard::Publish { topic, frame, publisher }, Reply::Publish(reply))
             }
             Command::Snapshot { shard, reply } => {
                 (shard, ToShard::Snapshot { request }, Reply::Snapshot(reply))
@@ -206,22 +184,13 @@ impl Dispatcher {
         while let Some(message) = self.link.try_receive() {
             match message {
                 ToControl::Published { request, outcome } => {
-                    if let Some(Pending {
-                        reply: Reply::Publish(reply),
-                        ..
-                    }) = self.pending.remove(&request)
+                    if let Some(Pending { reply: Reply::Publish(reply), .. }) = self.pending.remove(&request)
                     {
                         let _ = reply.send(outcome);
                     }
                 }
-                ToControl::Snapshot {
-                    request,
-                    fanout_micros,
-                } => {
-                    if let Some(Pending {
-                        reply: Reply::Snapshot(reply),
-                        ..
-                    }) = self.pending.remove(&request)
+                ToControl::Snapshot { request, fanout_micros } => {
+                    if let Some(Pending { reply: Reply::Snapshot(reply), .. }) = self.pending.remove(&request)
                     {
                         let _ = reply.send(fanout_micros);
                     }
@@ -237,11 +206,7 @@ impl Dispatcher {
         self.shared.ended[shard].store(true, Relaxed);
         // A shard answers in order and ends after this: whoever still waits for it would wait in vain.
         self.pending.retain(|_, pending| pending.shard != shard);
-        let left = self
-            .shards
-            .iter()
-            .filter(|shard| **shard != ShardState::Ended)
-            .count();
+        let left = self.shards.iter().filter(|shard| **shard != ShardState::Ended).count();
         info!(shard, cut, shards_left = left, "shard drained");
     }
 
@@ -259,12 +224,7 @@ impl Dispatcher {
                 *shard = ShardState::Untold(window_millis);
             }
         }
-        let connections: u64 = self
-            .shared
-            .stats
-            .iter()
-            .map(|stats| stats.connections.get())
-            .sum();
+        let connections: u64 = self.shared.stats.iter().map(|stats| stats.connections.get()).sum();
         match stop {
             Stop::Now => info!(connections, "ending at once"),
             _ => info!(connections, window_millis, "draining"),
@@ -274,11 +234,7 @@ impl Dispatcher {
     fn send_drains(&mut self) {
         for (shard, state) in self.shards.iter_mut().enumerate() {
             if let ShardState::Untold(window_millis) = *state {
-                if self
-                    .link
-                    .try_send(shard, ToShard::Drain { window_millis })
-                    .is_ok()
-                {
+                if self.link.try_send(shard, ToShard::Drain { window_millis }).is_ok() {
                     *state = ShardState::Alive;
                 }
             }
@@ -294,27 +250,16 @@ impl Dispatcher {
 
     fn summary(&self) -> Summary {
         let states = self.shards.iter().enumerate();
-        let undrained_shards: Vec<usize> = states
-            .filter(|(_, state)| **state != ShardState::Ended)
-            .map(|(shard, _)| shard)
-            .collect();
-        let left = undrained_shards
-            .iter()
-            .map(|shard| self.shared.stats[*shard].connections.get());
+        let undrained_shards: Vec<usize> =
+            states.filter(|(_, state)| **state != ShardState::Ended).map(|(shard, _)| shard).collect();
+        let left = undrained_shards.iter().map(|shard| self.shared.stats[*shard].connections.get());
         let cut_connections = self.cut_connections + left.sum::<u64>();
         if undrained_shards.is_empty() {
             info!(cut_connections, "all shards drained");
         } else {
-            warn!(
-                cut_connections,
-                ?undrained_shards,
-                "ending although shards have not drained"
-            );
+            warn!(cut_connections, ?undrained_shards, "ending although shards have not drained");
         }
-        Summary {
-            cut_connections,
-            undrained_shards,
-        }
+        Summary { cut_connections, undrained_shards }
     }
 }
 
@@ -328,14 +273,7 @@ mod tests {
     fn publish() -> (Command, oneshot::Receiver<Result<Receipt, Overloaded>>) {
         let (reply, answer) = oneshot::channel();
         let topic = TopicName::new("a").unwrap();
-        (
-            Command::Publish {
-                topic,
-                frame: Frame::new(MessageKind::Text, b"x", 0),
-                reply,
-            },
-            answer,
-        )
+        (Command::Publish { topic, frame: Frame::new(MessageKind::Text, b"x", 0), reply }, answer)
     }
 
     #[test]
@@ -376,17 +314,8 @@ mod tests {
                 }
             });
             let summary = dispatcher.run().await;
-            assert_eq!(
-                summary,
-                Summary {
-                    cut_connections: 4,
-                    undrained_shards: Vec::new()
-                }
-            );
-            assert_eq!(
-                shard.join().unwrap(),
-                (RING_MESSAGES, shared.settings.drain_window_millis)
-            );
+            assert_eq!(summary, Summary { cut_connections: 4, undrained_shards: Vec::new() });
+            assert_eq!(shard.join().unwrap(), (RING_MESSAGES, shared.settings.drain_window_millis));
             assert!(
                 answers
                     .iter_mut()

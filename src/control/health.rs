@@ -33,25 +33,16 @@ fn answer(yes: &str, why_not: Option<String>) -> (StatusCode, String) {
 impl Shared {
     fn why_not_live(&self, now_nanos: u64) -> Option<String> {
         let draining = self.draining.load(Relaxed);
-        let reasons = self
-            .stats
-            .iter()
-            .zip(&self.ended)
-            .enumerate()
-            .filter_map(|(shard, (stats, ended))| {
-                if ended.load(Relaxed) {
-                    // At the end of a drain this is what a shard should do.
-                    return (!draining).then(|| format!("shard {shard} (CPU {}) has ended", stats.cpu));
-                }
-                let silence = Duration::from_nanos(now_nanos.saturating_sub(stats.last_tick_nanos.get()));
-                (silence >= TICK_LIMIT).then(|| {
-                    format!(
-                        "shard {shard} (CPU {}) has not ticked for {:.1} s",
-                        stats.cpu,
-                        silence.as_secs_f64()
-                    )
-                })
-            });
+        let reasons = self.stats.iter().zip(&self.ended).enumerate().filter_map(|(shard, (stats, ended))| {
+            if ended.load(Relaxed) {
+                // At the end of a drain this is what a shard should do.
+                return (!draining).then(|| format!("shard {shard} (CPU {}) has ended", stats.cpu));
+            }
+            let silence = Duration::from_nanos(now_nanos.saturating_sub(stats.last_tick_nanos.get()));
+            (silence >= TICK_LIMIT).then(|| {
+                format!("shard {shard} (CPU {}) has not ticked for {:.1} s", stats.cpu, silence.as_secs_f64())
+            })
+        });
         let reasons: Vec<String> = reasons.collect();
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
@@ -83,24 +74,15 @@ mod tests {
         assert_eq!(shared.why_not_live(9 * second), None);
         assert_eq!(shared.why_not_live(0), None);
         let reason = "shard 1 (CPU 11) has not ticked for 2.5 s";
-        assert_eq!(
-            shared.why_not_live(9 * second + second / 2).as_deref(),
-            Some(reason)
-        );
-        assert_eq!(
-            shared.why_not_ready(9 * second + second / 2).as_deref(),
-            Some(reason)
-        );
+        assert_eq!(shared.why_not_live(9 * second + second / 2).as_deref(), Some(reason));
+        assert_eq!(shared.why_not_ready(9 * second + second / 2).as_deref(), Some(reason));
     }
 
     #[test]
     fn an_ended_shard_is_dead_unless_it_drained() {
         let shared = shared(1);
         shared.ended[0].store(true, Relaxed);
-        assert_eq!(
-            shared.why_not_live(0).as_deref(),
-            Some("shard 0 (CPU 10) has ended")
-        );
+        assert_eq!(shared.why_not_live(0).as_deref(), Some("shard 0 (CPU 10) has ended"));
         shared.draining.store(true, Relaxed);
         assert_eq!(shared.why_not_live(u64::MAX), None);
     }

@@ -62,17 +62,11 @@ struct Fanout {
 
 impl Fanout {
     fn new(histogram: &Histogram<u64>) -> Self {
-        let mut fanout = Self {
-            count: histogram.len(),
-            ..Self::default()
-        };
+        let mut fanout = Self { count: histogram.len(), ..Self::default() };
         for recorded in histogram.iter_recorded() {
             let (value, count) = (recorded.value_iterated_to(), recorded.count_at_value());
             // The histogram keeps a few digits: a value stands for its neighbours.
-            let (low, middle) = (
-                histogram.lowest_equivalent(value),
-                histogram.median_equivalent(value),
-            );
+            let (low, middle) = (histogram.lowest_equivalent(value), histogram.median_equivalent(value));
             fanout.sum_micros = fanout.sum_micros.saturating_add(middle.saturating_mul(count));
             if let Some(bucket) = FANOUT_BUCKETS.iter().position(|(bound, _)| low <= *bound) {
                 fanout.buckets[bucket] += count;
@@ -82,10 +76,7 @@ impl Fanout {
     }
 
     fn add(mut self, other: &Self) -> Self {
-        self.buckets
-            .iter_mut()
-            .zip(&other.buckets)
-            .for_each(|(bucket, more)| *bucket += more);
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(bucket, more)| *bucket += more);
         self.count += other.count;
         self.sum_micros = self.sum_micros.saturating_add(other.sum_micros);
         self
@@ -133,10 +124,7 @@ struct Exposition<'a> {
 impl Exposition<'_> {
     /// Begins a metric. Writing to a `String` cannot fail, so results are dropped here and below.
     fn begin(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(
-            self.text,
-            "# HELP corecast_{name} {help}\n# TYPE corecast_{name} {kind}"
-        );
+        let _ = writeln!(self.text, "# HELP corecast_{name} {help}\n# TYPE corecast_{name} {kind}");
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
@@ -171,26 +159,18 @@ impl Exposition<'_> {
     ) {
         self.begin(name, "counter", help);
         for (index, value) in values.into_iter().enumerate() {
-            let sum = self
-                .stats
-                .iter()
-                .fold(0, |sum: u64, stats| sum.wrapping_add(of(stats, index)));
+            let sum = self.stats.iter().fold(0, |sum: u64, stats| sum.wrapping_add(of(stats, index)));
             self.sample(name, &format!("{label}=\"{value}\""), sum);
         }
     }
 
     fn sum(&self, of: impl Fn(&ShardStats) -> &Cell) -> u64 {
-        self.stats
-            .iter()
-            .fold(0, |sum, stats| sum.wrapping_add(of(stats).get()))
+        self.stats.iter().fold(0, |sum, stats| sum.wrapping_add(of(stats).get()))
     }
 }
 
 fn render(shared: &Shared, fanout: &Fanout) -> String {
-    let mut out = Exposition {
-        text: String::with_capacity(16 * 1024),
-        stats: &shared.stats,
-    };
+    let mut out = Exposition { text: String::with_capacity(16 * 1024), stats: &shared.stats };
     render_process(&mut out, shared);
     render_connections(&mut out);
     render_messages(&mut out);
@@ -201,100 +181,51 @@ fn render(shared: &Shared, fanout: &Fanout) -> String {
 
 fn render_process(out: &mut Exposition<'_>, shared: &Shared) {
     out.begin("build_info", "gauge", "Always 1; the labels name the build.");
-    out.sample(
-        "build_info",
-        concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
-        1,
-    );
+    out.sample("build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
     let draining = u8::from(shared.draining.load(Relaxed));
-    out.single(
-        "draining",
-        "gauge",
-        "1 while the server drains, else 0.",
-        draining,
-    );
+    out.single("draining", "gauge", "1 while the server drains, else 0.", draining);
     let limit = shared.settings.max_connections;
-    out.single(
-        "max_connections",
-        "gauge",
-        "Connections that the process may have.",
-        limit,
-    );
+    out.single("max_connections", "gauge", "Connections that the process may have.", limit);
 }
 
 fn render_connections(out: &mut Exposition<'_>) {
-    out.per_core("connections", "gauge", "WebSocket connections open now.", |s| {
-        s.connections.get()
+    out.per_core("connections", "gauge", "WebSocket connections open now.", |s| s.connections.get());
+    out.per_core("sockets", "gauge", "Sockets of clients in any state: handshaking, open, closing.", |s| {
+        s.sockets.get()
     });
-    out.per_core(
-        "sockets",
-        "gauge",
-        "Sockets of clients in any state: handshaking, open, closing.",
-        |s| s.sockets.get(),
-    );
-    out.per_core(
-        "connections_opened_total",
-        "counter",
-        "WebSocket connections opened.",
-        |s| s.opened.get(),
-    );
+    out.per_core("connections_opened_total", "counter", "WebSocket connections opened.", |s| s.opened.get());
     let help =
         "WebSocket connections closed, by close code; 1006 is a connection lost without a close frame.";
-    out.summed(
-        "connections_closed_total",
-        "code",
-        help,
-        CLOSE_LABELS,
-        |s, code| s.closed[code].get(),
-    );
+    out.summed("connections_closed_total", "code", help, CLOSE_LABELS, |s, code| s.closed[code].get());
     let reasons = RejectReason::ALL.iter().map(|reason| reason.as_str());
-    out.summed(
-        "handshakes_rejected_total",
-        "reason",
-        "Handshakes refused.",
-        reasons,
-        |s, index| s.rejected[RejectReason::ALL[index].index()].get(),
-    );
+    out.summed("handshakes_rejected_total", "reason", "Handshakes refused.", reasons, |s, index| {
+        s.rejected[RejectReason::ALL[index].index()].get()
+    });
     let value = out.sum(|s| &s.keepalive_timeouts);
     let help = "Connections dropped because no ping was answered.";
     out.single("keepalive_timeouts_total", "counter", help, value);
 }
 
 fn render_messages(out: &mut Exposition<'_>) {
-    out.per_core(
-        "subscriptions",
-        "gauge",
-        "Subscriptions now; one connection may have several.",
-        |s| s.subscriptions.get(),
-    );
+    out.per_core("subscriptions", "gauge", "Subscriptions now; one connection may have several.", |s| {
+        s.subscriptions.get()
+    });
     let value = out.sum(|s| &s.topics);
     out.single("topics", "gauge", "Topics that there are now.", value);
     let help = "Messages accepted, by where they came from.";
-    out.summed(
-        "publishes_total",
-        "source",
-        help,
-        ["http", "websocket"],
-        |s, source| match source {
-            0 => s.publishes_http.get(),
-            _ => s.publishes_websocket.get(),
-        },
-    );
+    out.summed("publishes_total", "source", help, ["http", "websocket"], |s, source| match source {
+        0 => s.publishes_http.get(),
+        _ => s.publishes_websocket.get(),
+    });
     let help = "Messages handed to the kernel or to a connection's send queue.";
     out.per_core("deliveries_total", "counter", help, |s| s.deliveries.get());
     let help = "Bytes of deliveries, frame headers included.";
-    out.per_core("delivery_bytes_total", "counter", help, |s| {
-        s.delivery_bytes.get()
-    });
+    out.per_core("delivery_bytes_total", "counter", help, |s| s.delivery_bytes.get());
+    let help = "Messages compressed: once per publish and window size, however many subscribers there are.";
+    out.per_core("compressions_total", "counter", help, |s| s.compressions.get());
     let help = "Messages that did not reach a subscriber.";
     let reasons = DropReason::ALL.map(DropReason::as_str);
-    out.summed(
-        "deliveries_dropped_total",
-        "reason",
-        help,
-        reasons,
-        |s, reason| s.dropped[reason].get(),
-    );
+    out.summed("deliveries_dropped_total", "reason", help, reasons, |s, reason| s.dropped[reason].get());
     let value = out.sum(|s| &s.slow_consumers);
     out.single(
         "slow_consumers_total",
@@ -302,12 +233,9 @@ fn render_messages(out: &mut Exposition<'_>) {
         "Connections that met the limit of their send queue.",
         value,
     );
-    out.per_core(
-        "send_queue_bytes",
-        "gauge",
-        "Bytes that wait in send queues now.",
-        |s| s.send_queue_bytes.get(),
-    );
+    out.per_core("send_queue_bytes", "gauge", "Bytes that wait in send queues now.", |s| {
+        s.send_queue_bytes.get()
+    });
 }
 
 fn render_fanout(out: &mut Exposition<'_>, fanout: &Fanout) {
@@ -324,40 +252,20 @@ fn render_fanout(out: &mut Exposition<'_>, fanout: &Fanout) {
 }
 
 fn render_shards(out: &mut Exposition<'_>, shared: &Shared) {
-    out.begin(
-        "ring_full_total",
-        "counter",
-        "Times a message found the ring between two cores full.",
-    );
+    out.begin("ring_full_total", "counter", "Times a message found the ring between two cores full.");
     for (from, stats) in shared.stats.iter().enumerate() {
         for (to, full) in stats.ring_full.iter().enumerate().filter(|(to, _)| *to != from) {
-            out.sample(
-                "ring_full_total",
-                &format!("from=\"{from}\",to=\"{to}\""),
-                full.get(),
-            );
+            out.sample("ring_full_total", &format!("from=\"{from}\",to=\"{to}\""), full.get());
         }
     }
     for (to, full) in shared.ring_full.iter().enumerate() {
-        out.sample(
-            "ring_full_total",
-            &format!("from=\"control\",to=\"{to}\""),
-            full.load(Relaxed),
-        );
+        out.sample("ring_full_total", &format!("from=\"control\",to=\"{to}\""), full.load(Relaxed));
     }
-    out.per_core(
-        "loop_stall_seconds_total",
-        "counter",
-        "Time by which ticks came late.",
-        |s| s.loop_stall_nanos.get() as f64 / 1e9,
-    );
+    out.per_core("loop_stall_seconds_total", "counter", "Time by which ticks came late.", |s| {
+        s.loop_stall_nanos.get() as f64 / 1e9
+    });
     let value = out.sum(|s| &s.callback_panics);
-    out.single(
-        "callback_panics_total",
-        "counter",
-        "Panics caught in callbacks of components.",
-        value,
-    );
+    out.single("callback_panics_total", "counter", "Panics caught in callbacks of components.", value);
 }
 
 #[cfg(test)]
@@ -383,10 +291,7 @@ mod tests {
                     assert_eq!(*name, current, "{line}");
                     assert!(["counter", "gauge", "histogram"].contains(kind), "{line}");
                     assert_eq!(*kind == "counter", name.ends_with("_total"), "{line}");
-                    assert!(
-                        types.insert(name.to_string(), kind.to_string()).is_none(),
-                        "{line}"
-                    );
+                    assert!(types.insert(name.to_string(), kind.to_string()).is_none(), "{line}");
                 }
                 _ => {
                     let (series, value) = line.rsplit_once(' ').unwrap();
@@ -442,10 +347,7 @@ mod tests {
         };
         let shapes: HashSet<String> = samples.keys().map(without_values).collect();
         for metric in contract.split_whitespace() {
-            assert!(
-                shapes.contains(&format!("corecast_{metric}")),
-                "{metric}: {shapes:?}"
-            );
+            assert!(shapes.contains(&format!("corecast_{metric}")), "{metric}: {shapes:?}");
         }
     }
 
@@ -465,10 +367,7 @@ mod tests {
         shared.draining.store(true, Relaxed);
         shared.ring_full[1].store(9, Relaxed);
         let samples = parse(&render(&shared, &Fanout::default()));
-        let reason = format!(
-            "handshakes_rejected_total{{reason=\"{}\"}}",
-            RejectReason::ALL[0].as_str()
-        );
+        let reason = format!("handshakes_rejected_total{{reason=\"{}\"}}", RejectReason::ALL[0].as_str());
         let expected = [
             ("connections{core=\"0\"}", 1.0),
             ("connections{core=\"1\"}", 2.0),
@@ -485,11 +384,7 @@ mod tests {
             ("max_connections", 100.0),
         ];
         for (series, value) in expected {
-            assert_eq!(
-                samples.get(&format!("corecast_{series}")),
-                Some(&value),
-                "{series}"
-            );
+            assert_eq!(samples.get(&format!("corecast_{series}")), Some(&value), "{series}");
         }
         assert!(!samples.contains_key("corecast_ring_full_total{from=\"0\",to=\"0\"}"));
     }
@@ -505,10 +400,7 @@ mod tests {
         let fanout = Fanout::new(&one).add(&Fanout::new(&two));
         let samples = parse(&render(&shared(1), &fanout));
         let bucket = |le: &str| samples[&format!("corecast_fanout_seconds_bucket{{le=\"{le}\"}}")];
-        assert_eq!(
-            [bucket("0.00005"), bucket("0.0001"), bucket("5")],
-            [2.0, 3.0, 3.0]
-        );
+        assert_eq!([bucket("0.00005"), bucket("0.0001"), bucket("5")], [2.0, 3.0, 3.0]);
         assert_eq!([bucket("10"), bucket("+Inf")], [4.0, 5.0]);
         assert_eq!(samples["corecast_fanout_seconds_count"], 5.0);
         let sum = samples["corecast_fanout_seconds_sum"];

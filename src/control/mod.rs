@@ -163,32 +163,28 @@ pub fn spawn(
     let handle = ControlHandle(Arc::new(watch::channel(Stop::Not).0));
     let (started, start) = std::sync::mpsc::sync_channel(1);
     let thread_handle = handle.clone();
-    let thread = std::thread::Builder::new()
-        .name("corecast-control".to_owned())
-        .spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
+    let thread = std::thread::Builder::new().name("corecast-control".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return Summary::default();
+            }
+        };
+        runtime.block_on(async {
+            match setup(settings, link, listener, thread_handle) {
+                Ok((dispatcher, server)) => {
+                    let _ = started.send(Ok(()));
+                    run(dispatcher, server).await
+                }
                 Err(error) => {
                     let _ = started.send(Err(error));
-                    return Summary::default();
+                    Summary::default()
                 }
-            };
-            runtime.block_on(async {
-                match setup(settings, link, listener, thread_handle) {
-                    Ok((dispatcher, server)) => {
-                        let _ = started.send(Ok(()));
-                        run(dispatcher, server).await
-                    }
-                    Err(error) => {
-                        let _ = started.send(Err(error));
-                        Summary::default()
-                    }
-                }
-            })
-        })?;
-    start
-        .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("the control thread ended while it started")))?;
+            }
+        })
+    })?;
+    start.recv().unwrap_or_else(|_| Err(io::Error::other("the control thread ended while it started")))?;
     Ok((handle, thread))
 }
 

@@ -43,11 +43,7 @@ impl Server {
     pub(super) fn new(listener: std::net::TcpListener, router: Router) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let slots = Arc::new(Semaphore::new(MAX_CONTROL_CONNECTIONS as usize));
-        Ok(Self {
-            listener: TcpListener::from_std(listener)?,
-            router,
-            slots,
-        })
+        Ok(Self { listener: TcpListener::from_std(listener)?, router, slots })
     }
 
     /// Serves until the sender of `stopped` is dropped; then finishes the requests that are running.
@@ -86,10 +82,7 @@ impl Server {
 /// Whether accept failed because the connection had already gone, as opposed to a lack of something.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 async fn serve(

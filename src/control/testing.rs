@@ -18,10 +18,7 @@ use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
 use crate::shard::stats::ShardStats;
 
 pub(super) fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 pub(super) fn settings() -> ControlSettings {
@@ -32,9 +29,7 @@ pub(super) fn settings() -> ControlSettings {
 
 /// Shard `n` is on CPU `10 + n`.
 fn stats(shards: usize) -> Vec<Arc<ShardStats>> {
-    (0..shards)
-        .map(|shard| Arc::new(ShardStats::new(10 + shard, shards)))
-        .collect()
+    (0..shards).map(|shard| Arc::new(ShardStats::new(10 + shard, shards))).collect()
 }
 
 pub(super) fn rings(shards: usize) -> (Vec<Mesh>, ControlLink) {
@@ -95,33 +90,14 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         let (teller, told) = mpsc::channel();
         let (may_end, abandon) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        let shards = meshes
-            .into_iter()
-            .zip(conduct)
-            .zip(stats)
-            .map(|((mesh, conduct), stats)| {
-                let (may_end, abandon, teller) = (may_end.clone(), abandon.clone(), teller.clone());
-                let shard = StandIn {
-                    mesh,
-                    stats,
-                    conduct: *conduct,
-                    teller,
-                    may_end,
-                    abandon,
-                };
-                std::thread::spawn(move || shard.run())
-            });
+        let shards = meshes.into_iter().zip(conduct).zip(stats).map(|((mesh, conduct), stats)| {
+            let (may_end, abandon, teller) = (may_end.clone(), abandon.clone(), teller.clone());
+            let shard = StandIn { mesh, stats, conduct: *conduct, teller, may_end, abandon };
+            std::thread::spawn(move || shard.run())
+        });
         let shards = shards.collect();
         let (handle, control) = spawn(settings, link, Some(listener)).unwrap();
-        Self {
-            client: Client(address),
-            handle,
-            told,
-            may_end,
-            control,
-            shards,
-            abandon,
-        }
+        Self { client: Client(address), handle, told, may_end, control, shards, abandon }
     }
 
     /// Waits for the control thread, which must have been told to stop.
@@ -154,9 +130,7 @@ impl Client {
     }
 
     pub(super) fn get(&self, path: &str) -> String {
-        self.request(&format!(
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        ))
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
     }
 
     /// `headers` are whole lines.
@@ -202,33 +176,25 @@ impl StandIn {
 
     fn handle(&mut self, message: ToShard, offset: &mut u64) {
         match message {
-            ToShard::Publish {
-                topic,
-                frame,
-                publisher: Publisher::Control(request),
-            } => {
-                self.tell(Told::Publish(topic.to_string(), frame.bytes.to_vec()));
+            ToShard::Publish { topic, frame, publisher: Publisher::Control(request) } => {
+                self.tell(Told::Publish(
+                    topic.to_string(),
+                    frame.bytes(crate::compression::Encoding::PLAIN).to_vec(),
+                ));
                 let outcome = match self.conduct {
                     Conduct::Deliver(subscribers) => {
                         *offset += 1;
-                        Ok(Receipt {
-                            subscribers,
-                            offset: *offset,
-                        })
+                        Ok(Receipt { subscribers, offset: *offset })
                     }
                     Conduct::Refuse => Err(Overloaded),
                     Conduct::Silent => return,
                 };
-                self.mesh
-                    .send_to_control(ToControl::Published { request, outcome });
+                self.mesh.send_to_control(ToControl::Published { request, outcome });
             }
             ToShard::Snapshot { request } if self.conduct != Conduct::Silent => {
                 let mut fanout_micros = Box::new(Histogram::new(2).unwrap());
                 fanout_micros.record(70).unwrap();
-                self.mesh.send_to_control(ToControl::Snapshot {
-                    request,
-                    fanout_micros,
-                });
+                self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });
             }
             ToShard::Drain { window_millis } => self.tell(Told::Drain(window_millis)),
             _ => {}

@@ -13,16 +13,11 @@ use crate::topic::TopicName;
 const BINARY: &str = "Content-Type: application/octet-stream\r\n";
 
 fn status(answer: &str) -> &str {
-    answer
-        .strip_prefix("HTTP/1.1 ")
-        .and_then(|rest| rest.get(..3))
-        .unwrap_or(answer)
+    answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).unwrap_or(answer)
 }
 
 fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
-    answer
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
 fn body(answer: &str) -> &str {
@@ -44,10 +39,7 @@ fn a_publish_reaches_the_owner_and_tells_how_it_went() {
     assert_eq!(rig.told.recv().unwrap(), expected);
 
     assert_eq!(status(&rig.client.post("/pub/x?y=z", BINARY, "\u{1}")), "201");
-    assert_eq!(
-        rig.told.recv().unwrap().1,
-        Told::Publish("x".into(), b"\x82\x01\x01".to_vec())
-    );
+    assert_eq!(rig.told.recv().unwrap().1, Told::Publish("x".into(), b"\x82\x01\x01".to_vec()));
     rig.end();
 }
 
@@ -75,30 +67,14 @@ fn bad_requests_are_refused_with_a_reason() {
     let origin = "Origin: http://elsewhere\r\n";
     let delete = "DELETE /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let cases = [
-        (
-            "413",
-            "max-message-size",
-            rig.client.post("/pub/a", "", "0123456789a"),
-        ),
-        (
-            "413",
-            "max-message-size",
-            chunked("6\r\n012345\r\n6\r\n012345\r\n0\r\n\r\n"),
-        ),
+        ("413", "max-message-size", rig.client.post("/pub/a", "", "0123456789a")),
+        ("413", "max-message-size", chunked("6\r\n012345\r\n6\r\n012345\r\n0\r\n\r\n")),
         ("400", "badly encoded", chunked("zz\r\n")),
         ("400", "topic is empty", rig.client.post("/pub/", "", "")),
-        (
-            "400",
-            "topic has a character",
-            rig.client.post("/pub/a,b", "", ""),
-        ),
+        ("400", "topic has a character", rig.client.post("/pub/a,b", "", "")),
         ("400", "topic has a %", rig.client.post("/pub/a%2", "", "")),
         ("400", "topic is not UTF-8", rig.client.post("/pub/%FF", "", "")),
-        (
-            "403",
-            "pages of other origins",
-            rig.client.post("/pub/a", origin, ""),
-        ),
+        ("403", "pages of other origins", rig.client.post("/pub/a", origin, "")),
         ("404", "POST /pub/<topic>", rig.client.post("/pub", "", "")),
         ("404", "GET / lists", rig.client.get("/nothing")),
         ("405", "DELETE is not possible", rig.client.request(delete)),
@@ -106,10 +82,7 @@ fn bad_requests_are_refused_with_a_reason() {
     ];
     for (code, reason, answer) in cases {
         assert_eq!(status(&answer), code, "{answer}");
-        assert!(
-            body(&answer).starts_with(r#"{"error":""#) && body(&answer).contains(reason),
-            "{answer}"
-        );
+        assert!(body(&answer).starts_with(r#"{"error":""#) && body(&answer).contains(reason), "{answer}");
     }
     assert_eq!(header(&rig.client.get("/pub/a"), "allow"), Some("POST"));
     rig.end();
@@ -122,13 +95,7 @@ fn a_large_body_does_not_drown_its_refusal() {
     let rig = Rig::new(&[Conduct::Deliver(1)], settings);
     let body = "x".repeat(3_000_000);
     assert_eq!(status(&rig.client.post("/pub/a", "", &body)), "401");
-    assert_eq!(
-        status(
-            &rig.client
-                .post("/pub/a", "Authorization: Bearer s3cret\r\n", &body)
-        ),
-        "413"
-    );
+    assert_eq!(status(&rig.client.post("/pub/a", "Authorization: Bearer s3cret\r\n", &body)), "413");
     // Nobody waits for a body that the client holds back.
     let head = "POST /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n";
     let asked = Instant::now();
@@ -161,17 +128,10 @@ fn a_token_is_asked_for() {
     let rig = Rig::new(&[Conduct::Deliver(1)], settings);
     let missing = rig.client.post("/pub/a,b", "", "");
     assert_eq!(status(&missing), "401");
-    assert_eq!(
-        header(&missing, "www-authenticate"),
-        Some("Bearer realm=\"corecast\"")
-    );
+    assert_eq!(header(&missing, "www-authenticate"), Some("Bearer realm=\"corecast\""));
     let wrong = rig.client.post("/pub/a", "Authorization: Bearer s3cre\r\n", "");
     assert_eq!(status(&wrong), "401");
-    assert!(
-        header(&wrong, "www-authenticate")
-            .unwrap()
-            .contains("invalid_token")
-    );
+    assert!(header(&wrong, "www-authenticate").unwrap().contains("invalid_token"));
     let right = "Authorization: Bearer s3cret\r\nOrigin: http://elsewhere\r\n";
     assert_eq!(status(&rig.client.post("/pub/a", right, "")), "201");
     assert_eq!(status(&rig.client.get("/metrics")), "200");
@@ -195,11 +155,7 @@ fn a_dead_shard_costs_a_timeout_and_not_the_port() {
         let publish = scope.spawn(move || client.post("/pub/a", "", "x"));
         let asked = Instant::now();
         let metrics = rig.client.get("/metrics");
-        assert!(
-            asked.elapsed() < Duration::from_millis(2500),
-            "{:?}",
-            asked.elapsed()
-        );
+        assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
         assert!(metrics.contains("corecast_fanout_seconds_count 0\n"), "{metrics}");
         let answer = publish.join().unwrap();
         assert_eq!(status(&answer), "503");
@@ -207,18 +163,9 @@ fn a_dead_shard_costs_a_timeout_and_not_the_port() {
     });
     let live = rig.client.get("/live");
     assert_eq!(status(&live), "503");
-    assert!(
-        body(&live).starts_with("shard 0 (CPU 10) has not ticked for"),
-        "{live}"
-    );
+    assert!(body(&live).starts_with("shard 0 (CPU 10) has not ticked for"), "{live}");
     rig.handle.stop_now();
-    assert_eq!(
-        rig.join(),
-        Summary {
-            cut_connections: 0,
-            undrained_shards: vec![0]
-        }
-    );
+    assert_eq!(rig.join(), Summary { cut_connections: 0, undrained_shards: vec![0] });
 }
 
 #[test]
@@ -226,14 +173,8 @@ fn metrics_and_health_are_served() {
     let rig = Rig::new(&[Conduct::Deliver(1), Conduct::Deliver(1)], settings());
     std::thread::sleep(Duration::from_millis(50));
     let metrics = rig.client.get("/metrics");
-    assert_eq!(
-        header(&metrics, "content-type"),
-        Some("text/plain; version=0.0.4; charset=utf-8")
-    );
-    assert!(
-        metrics.contains("corecast_fanout_seconds_bucket{le=\"0.0001\"} 2\n"),
-        "{metrics}"
-    );
+    assert_eq!(header(&metrics, "content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(metrics.contains("corecast_fanout_seconds_bucket{le=\"0.0001\"} 2\n"), "{metrics}");
     for (path, says) in [("/live", "live\n"), ("/ready", "ready\n")] {
         let answer = rig.client.get(path);
         assert_eq!((status(&answer), body(&answer)), ("200", says));
@@ -260,13 +201,7 @@ fn a_drain_is_announced_and_a_second_signal_hastens_it() {
     rig.handle.signal();
     assert_eq!(told(), [(0, Told::Drain(0)), (1, Told::Drain(0))]);
     rig.may_end.store(true, Relaxed);
-    assert_eq!(
-        rig.join(),
-        Summary {
-            cut_connections: 2,
-            undrained_shards: Vec::new()
-        }
-    );
+    assert_eq!(rig.join(), Summary { cut_connections: 2, undrained_shards: Vec::new() });
 }
 
 #[test]
@@ -277,11 +212,7 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     assert!(idle.read(&mut [0; 4096]).unwrap() > 0);
     let began = Instant::now();
     rig.end();
-    assert!(
-        began.elapsed() < Duration::from_millis(900),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
 }
 

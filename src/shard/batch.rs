@@ -14,15 +14,17 @@ use std::sync::Arc;
 use super::outbound::LocalFrame;
 use super::ring::Ring;
 use crate::arena::{Arena, Span};
+use crate::compression::Encoding;
 use crate::frame::Frame;
 
 /// Payloads that one batch may hold: the number travels in 24 bits of a completion.
 const MAX_PAYLOADS: usize = 1 << 20;
 
-/// Frames of one topic that leave together.
+/// Frames of one topic that leave together, in one encoding.
 #[derive(Debug)]
 pub(super) struct Broadcast {
     frames: Vec<Arc<Frame>>,
+    encoding: Encoding,
     /// All frames end to end; empty when there is one frame only, which then is sent as it is.
     joined: Vec<u8>,
     /// The frames as slow connections of this core share them, made when the first one asks.
@@ -30,24 +32,18 @@ pub(super) struct Broadcast {
 }
 
 impl Broadcast {
-    pub(super) fn new(frames: Vec<Arc<Frame>>) -> Self {
+    pub(super) fn new(frames: Vec<Arc<Frame>>, encoding: Encoding) -> Self {
         let mut joined = Vec::new();
         if frames.len() > 1 {
-            joined.reserve_exact(frames.iter().map(|frame| frame.bytes.len()).sum());
-            frames
-                .iter()
-                .for_each(|frame| joined.extend_from_slice(&frame.bytes));
+            joined.reserve_exact(frames.iter().map(|frame| frame.bytes(encoding).len()).sum());
+            frames.iter().for_each(|frame| joined.extend_from_slice(frame.bytes(encoding)));
         }
-        Self {
-            frames,
-            joined,
-            local: Vec::new(),
-        }
+        Self { frames, encoding, joined, local: Vec::new() }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.frames[..] {
-            [single] => &single.bytes,
+            [single] => single.bytes(self.encoding),
             _ => &self.joined,
         }
     }
@@ -115,10 +111,7 @@ impl Batch {
     /// Takes a payload out, to hold it in the next batch. Nothing staged may refer to it any more.
     pub(super) fn take(&mut self, payload: u32) -> Payload {
         // An empty span stands in: its number stays taken until the release that is about to follow.
-        std::mem::replace(
-            &mut self.payloads[payload as usize],
-            Payload::Direct(Span::default()),
-        )
+        std::mem::replace(&mut self.payloads[payload as usize], Payload::Direct(Span::default()))
     }
 
     /// A payload by number.
@@ -139,24 +132,29 @@ impl Batch {
         };
         self.staged = true;
         // SAFETY: the bytes lie on the heap, in a block of the held arena, a frame or a joined buffer. None of
-        // these is changed or dropped before `release`, which insists that everything is submitted; moving
+        // these is changed or dropped before `submitted` has insisted that nothing is staged any more; moving
         // the payload or the arena does not move them.
         unsafe { ring.stage_send(slot, payload, socket.as_raw_fd(), bytes) }
     }
 
-    /// Lets go of the payloads once the kernel has everything, and begins the next batch. The caller has
-    /// handled all short sends. The arena stays: commands that are not staged yet may refer to it.
+    /// Notes that the kernel has taken all sends. The payloads stay, for those that it took in part only.
     ///
     /// # Panics
     /// When something is still staged: the bytes must not go away then.
-    pub(super) fn release(&mut self, ring: &mut Ring) {
-        assert!(
-            ring.is_submitted(),
-            "a batch is released only after it was submitted"
-        );
+    pub(super) fn submitted(&mut self, ring: &mut Ring) {
+        assert!(!self.staged || ring.is_submitted(), "sends are done only when nothing is staged");
+        self.staged = false;
+    }
+
+    /// Lets go of the payloads and begins the next batch. The caller has handled all short sends. The arena
+    /// stays: commands that are not staged yet may refer to it.
+    ///
+    /// # Panics
+    /// When sends are staged that may refer to the payloads.
+    pub(super) fn release(&mut self) {
+        assert!(!self.staged, "a batch is released only after it was submitted");
         self.payloads.clear();
         self.number = self.number.wrapping_add(1);
-        self.staged = false;
     }
 
     /// Lets go of the arena's bytes.

@@ -27,7 +27,8 @@ use super::ring::same_generation;
 use super::slab::{State, Subscriptions};
 use super::{REFUSAL_RESERVE, Shard, stats};
 use crate::component::{CloseCause, CloseReason, Command, Component, Connection, ConnectionId, Fault};
-use crate::ws::{self, CloseCode, Event, ProtocolError, RejectReason, Rejection, Request, Session};
+use crate::compression::Encoding;
+use crate::ws::{self, CloseCode, Event, Limits, ProtocolError, RejectReason, Rejection, Request, Session};
 
 /// What a client refused for the server's own reasons is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -85,8 +86,7 @@ impl Shard {
             self.ring.watch_readable(index, slot.generation, socket);
         }
         self.stats.sockets.add(1);
-        self.handshake_deadlines
-            .start(self.slab.id(index), self.now_nanos);
+        self.handshake_deadlines.start(self.slab.id(index), self.now_nanos);
     }
 
     // ---- bytes in ----
@@ -114,11 +114,7 @@ impl Shard {
     pub(super) fn read(&mut self, index: u32, until_end: bool) {
         let mut buffer = std::mem::take(&mut self.receive_buffer);
         let slot = &mut self.slab[index];
-        let id = ConnectionId {
-            shard: self.context.shard(),
-            slot: index,
-            generation: slot.generation,
-        };
+        let id = ConnectionId { shard: self.context.shard(), slot: index, generation: slot.generation };
         let result = match &slot.socket {
             Some(socket) => { socket }.read(&mut buffer),
             None => Ok(0),
@@ -189,10 +185,8 @@ impl Shard {
 
     fn on_request(&mut self, index: u32, request: Request) {
         if self.drain.is_some() {
-            return self.reject(
-                index,
-                &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS),
-            );
+            return self
+                .reject(index, &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS));
         }
         if self.slab[index].over_limit {
             return self.reject(index, &Rejection::capacity(RETRY_AFTER_SECONDS));
@@ -207,13 +201,21 @@ impl Shard {
         };
         let mut response = std::mem::take(&mut self.scratch);
         response.clear();
+        let compression = self.settings.compression;
         let accepted = accepted.and_then(|accepted| {
-            let sub_protocol = accepted.sub_protocol.as_deref();
-            ws::handshake::write_acceptance(&request, sub_protocol, None, &HeaderMap::new(), &mut response)?;
-            Ok(accepted)
+            let negotiated = if compression { ws::extension::negotiate(&request)? } else { None };
+            let extensions = negotiated.map(|negotiated| negotiated.response_value());
+            let (sub_protocol, extensions) = (accepted.sub_protocol.as_deref(), extensions.as_deref());
+            let more = HeaderMap::new();
+            ws::handshake::write_acceptance(&request, sub_protocol, extensions, &more, &mut response)?;
+            let window = negotiated.map(|negotiated| Encoding::window(negotiated.server_window_bits));
+            Ok((accepted, window.unwrap_or_default()))
         });
         match accepted {
-            Ok(accepted) => self.open(index, accepted.route, request, &response),
+            Ok((accepted, encoding)) => {
+                self.slab[index].encoding = encoding;
+                self.open(index, accepted.route, request, &response);
+            }
             Err(rejection) => self.reject(index, &rejection),
         }
         self.scratch = response;
@@ -226,14 +228,13 @@ impl Shard {
         let slot = &mut self.slab[index];
         slot.state = State::Open;
         slot.route = route;
-        self.context.opened(id);
+        let encoding = slot.encoding;
+        self.context.opened(id, encoding);
         self.stats.connections.add(1);
         self.stats.opened.add(1);
         self.context.send_bytes(id, response, &[]);
         let mark = self.context.mark();
-        self.call(id, route, Some(Rc::new(request)), |component, connection| {
-            component.on_open(connection)
-        });
+        self.call(id, route, Some(Rc::new(request)), |component, connection| component.on_open(connection));
         let (local, shards, shard) = (&self.local, self.mesh.shards(), self.mesh.shard());
         let must_wait = self.context.any_since(mark, |command| match command {
             Command::Subscribe { topic, .. } => topic.owner(shards) != shard && !local.is_joined(topic),
@@ -257,10 +258,17 @@ impl Shard {
 
     fn on_frame_bytes(&mut self, index: u32, bytes: &mut [u8]) {
         let id = self.slab.id(index);
-        let mut session = std::mem::take(&mut self.slab[index].session);
+        let slot = &mut self.slab[index];
+        let mut session = std::mem::take(&mut slot.session);
+        let mut inflater = match slot.encoding.is_compressed() {
+            true => Some(self.inflater.take().unwrap_or_default()),
+            false => None,
+        };
+        let takes_messages = self.routes.takes_messages(slot.route);
+        let limits = Limits { takes_messages, ..self.limits };
         let mut input = bytes;
         loop {
-            match session.next_event(&mut input, &self.limits, None) {
+            match session.next_event(&mut input, &limits, inflater.as_deref_mut()) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     if !self.on_event(id, event) {
@@ -276,6 +284,9 @@ impl Shard {
             }
         }
         self.slab[index].session = session;
+        if inflater.is_some() {
+            self.inflater = inflater;
+        }
     }
 
     /// Handles what the peer did; false when nothing that follows matters.
@@ -339,9 +350,7 @@ impl Shard {
         let Err(panic) = result else { return };
         self.stats.callback_panics.add(1);
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         let fault = Fault::Panic(text);
         let component = self.routes.component(route);
         if catch_unwind(AssertUnwindSafe(|| component.on_error(&connection, &fault))).is_err() {
@@ -359,11 +368,8 @@ impl Shard {
         if self.slab[index].state == State::Open {
             self.queue_close(index, code.into(), error.as_str());
         }
-        let reason = CloseReason {
-            code: code.into(),
-            text: error.as_str().to_owned(),
-            cause: CloseCause::Protocol,
-        };
+        let reason =
+            CloseReason { code: code.into(), text: error.as_str().to_owned(), cause: CloseCause::Protocol };
         self.closings.remove(&index);
         self.end_session(index, &reason);
         self.linger(index);
@@ -436,14 +442,7 @@ impl Shard {
     fn end_overflowed_session(&mut self, index: u32) {
         let text = "slow consumer".to_owned();
         self.closings.remove(&index);
-        self.end_session(
-            index,
-            &CloseReason {
-                code: 1008,
-                text,
-                cause: CloseCause::SlowConsumer,
-            },
-        );
+        self.end_session(index, &CloseReason { code: 1008, text, cause: CloseCause::SlowConsumer });
     }
 
     /// The session is over: no more subscriptions, `on_close`, counters. The socket may live on to say so.
@@ -454,9 +453,7 @@ impl Shard {
         self.stats.connections.subtract(1);
         self.stats.closed[stats::close_label(reason.code)].add(1);
         let route = self.slab[index].route;
-        self.call(id, route, None, |component, connection| {
-            component.on_close(connection, reason)
-        });
+        self.call(id, route, None, |component, connection| component.on_close(connection, reason));
         self.context.gone(id);
     }
 
@@ -522,11 +519,7 @@ impl Shard {
             self.overflowed.swap_remove(place);
             self.end_overflowed_session(index);
         } else if matches!(state, State::Open | State::Closing) {
-            let abnormal = CloseReason {
-                code: 1006,
-                text: String::new(),
-                cause,
-            };
+            let abnormal = CloseReason { code: 1006, text: String::new(), cause };
             let reason = self.closings.remove(&index).unwrap_or(abnormal);
             self.end_session(index, &reason);
         }
@@ -535,9 +528,7 @@ impl Shard {
         slot.state = State::Dead;
         slot.session = Session::default();
         if let Some(outbound) = slot.outbound.take() {
-            self.stats
-                .send_queue_bytes
-                .subtract(outbound.queued_bytes() as u64);
+            self.stats.send_queue_bytes.subtract(outbound.queued_bytes() as u64);
         }
         if slot.watching_readable {
             self.ring.unwatch_readable(index, slot.generation);

@@ -18,16 +18,12 @@ pub(super) struct Deadlines {
 impl Deadlines {
     pub(super) fn new(length: Duration) -> Self {
         let length_nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            length_nanos,
-            queue: VecDeque::new(),
-        }
+        Self { length_nanos, queue: VecDeque::new() }
     }
 
     /// Starts a deadline.
     pub(super) fn start(&mut self, connection: ConnectionId, now_nanos: u64) {
-        self.queue
-            .push_back((now_nanos.saturating_add(self.length_nanos), connection));
+        self.queue.push_back((now_nanos.saturating_add(self.length_nanos), connection));
     }
 
     /// The next connection whose time is up. Those for which `waits` is false have no deadline any more, and
@@ -60,11 +56,7 @@ mod tests {
 
     #[test]
     fn deadlines_end_in_order_and_early_ends_are_skipped() {
-        let id = |slot| ConnectionId {
-            shard: 0,
-            slot,
-            generation: 0,
-        };
+        let id = |slot| ConnectionId { shard: 0, slot, generation: 0 };
         let mut deadlines = Deadlines::new(Duration::from_nanos(100));
         (0..4).for_each(|n| deadlines.start(id(n), u64::from(n) * 10));
         assert_eq!(deadlines.expired(99, |_| true), None);

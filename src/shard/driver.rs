@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -46,9 +46,7 @@ impl Handle {
     /// # Errors
     /// When its ring failed, or its thread panicked.
     pub fn join(self) -> io::Result<()> {
-        self.executor
-            .join()
-            .map_err(|error| io::Error::other(error.to_string()))?
+        self.executor.join().map_err(|error| io::Error::other(error.to_string()))?
     }
 }
 
@@ -65,11 +63,17 @@ pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
         .preempt_timer(PREEMPT_TIMER)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .spawn(move || async move {
+            let on_failure = parts.on_failure.clone();
             match Shard::new(parts) {
                 Ok(mut shard) => {
                     shard.arm_listeners();
                     let _ = ready.send(Ok(()));
-                    shard.run().await
+                    let alarm = Alarm(on_failure);
+                    let result = shard.run().await;
+                    if result.is_ok() {
+                        std::mem::forget(alarm);
+                    }
+                    result
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -82,6 +86,15 @@ pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
         Ok(Ok(())) => Ok(Handle { executor }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("the shard's thread ended before it was ready")),
+    }
+}
+
+/// Tells the server when the shard ends otherwise than by a drain, be it in a panic.
+struct Alarm(Arc<dyn Fn() + Send + Sync>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
@@ -133,16 +146,19 @@ impl Shard {
             self.end_flushed();
             self.end_broken();
         }
+        if busy {
+            let compressions = self.context.with_compressors(|compressors| compressors.compressions());
+            self.stats.compressions.set(compressions);
+        }
         Ok(busy || !self.unread.is_empty() || self.context.mark() > 0)
     }
 
     /// What must come first after anything was submitted: sends that fell short are queued, so that nothing
     /// goes out behind a gap, and their memory is let go.
     fn after_submit(&mut self) {
+        self.batch.submitted(&mut self.ring);
         self.queue_short_sends();
-        if self.batch.is_staged() {
-            self.batch.release(&mut self.ring);
-        }
+        self.batch.release();
         if self.batch.holds_arena() {
             self.batch.clear_arena();
         }
@@ -155,23 +171,14 @@ impl Shard {
         let any = !events.is_empty();
         for event in events.drain(..) {
             match event {
-                Completion::Readable {
-                    slot,
-                    generation,
-                    ended,
-                    more,
-                } => {
+                Completion::Readable { slot, generation, ended, more } => {
                     self.on_readable(slot, generation, ended, more);
                     if self.context.queued_bytes() > APPLY_AT_BYTES {
                         self.apply_commands();
                     }
                 }
                 Completion::Writable { slot, generation } => self.on_writable(slot, generation),
-                Completion::Accepted {
-                    listener,
-                    result,
-                    more,
-                } => self.on_accepted(listener, result, more),
+                Completion::Accepted { listener, result, more } => self.on_accepted(listener, result, more),
                 Completion::UnwatchReadableFailed { slot, generation } => {
                     self.on_unwatch_readable_failed(slot, generation);
                 }
@@ -192,11 +199,7 @@ impl Shard {
     fn read_on(&mut self) -> bool {
         let unread = std::mem::take(&mut self.unread);
         for &id in &unread {
-            if self
-                .slab
-                .find(id)
-                .is_some_and(|slot| slot.state != super::slab::State::Dead)
-            {
+            if self.slab.find(id).is_some_and(|slot| slot.state != super::slab::State::Dead) {
                 self.read(id.slot, true);
             }
         }
@@ -238,11 +241,7 @@ impl Shard {
             }
             Command::Subscribe { connection, topic } => self.subscribe(connection, &topic),
             Command::Unsubscribe { connection, topic } => self.unsubscribe_from(connection, &topic),
-            Command::Publish {
-                connection,
-                topic,
-                frame,
-            } => self.publish(connection, topic, frame),
+            Command::Publish { connection, topic, frame } => self.publish(connection, topic, frame),
             Command::Release { connection } => self.release_hold(connection),
         }
     }
@@ -256,22 +255,15 @@ impl Shard {
 
     fn sleep_length(&self) -> Duration {
         let until_due = Duration::from_nanos(self.until_due());
-        if self.mesh.has_overflow() {
-            until_due.min(OVERFLOW_RETRY)
-        } else {
-            until_due
-        }
+        if self.mesh.has_overflow() { until_due.min(OVERFLOW_RETRY) } else { until_due }
     }
 
     fn wait_in_ring(&mut self) -> io::Result<()> {
         let length = self.sleep_length();
         self.mesh.doorbell().fall_asleep();
         // A message that came before the doorbell was set has nobody to knock for it.
-        let result = if self.receive_messages() {
-            Ok(())
-        } else {
-            self.ring.wait(length, &mut self.completions)
-        };
+        let result =
+            if self.receive_messages() { Ok(()) } else { self.ring.wait(length, &mut self.completions) };
         self.mesh.doorbell().wake_up();
         result
     }

@@ -16,6 +16,7 @@ use super::slab::State;
 use crate::arena::Span;
 use crate::clock;
 use crate::component::{CloseCause, ConnectionId};
+use crate::compression::Encoding;
 use crate::frame::Frame;
 
 /// Most bytes of one topic that are joined into one send; more leave in several.
@@ -62,9 +63,7 @@ impl Shard {
             return;
         }
         outbound.push(piece, sent);
-        self.stats
-            .send_queue_bytes
-            .add((outbound.queued_bytes() - before) as u64);
+        self.stats.send_queue_bytes.add((outbound.queued_bytes() - before) as u64);
         if outbound.holds == 0 && !slot.watching_writable {
             slot.watching_writable = true;
             if let Some(socket) = slot.descriptor() {
@@ -96,9 +95,7 @@ impl Shard {
         }
         let before = outbound.queued_bytes();
         let progress = outbound.send(socket);
-        self.stats
-            .send_queue_bytes
-            .subtract((before - outbound.queued_bytes()) as u64);
+        self.stats.send_queue_bytes.subtract((before - outbound.queued_bytes()) as u64);
         match progress {
             Ok(Progress::Empty) => {
                 slot.outbound = None;
@@ -107,8 +104,7 @@ impl Shard {
             Ok(Progress::Blocked) if slot.watching_writable => {}
             Ok(Progress::Blocked) => {
                 slot.watching_writable = true;
-                self.ring
-                    .watch_writable(index, slot.generation, std::os::fd::AsFd::as_fd(socket));
+                self.ring.watch_writable(index, slot.generation, std::os::fd::AsFd::as_fd(socket));
             }
             Err(_) => {
                 let id = self.slab.id(index);
@@ -138,9 +134,7 @@ impl Shard {
         while let Some(topic) = self.local.next_dirty() {
             let pending = std::mem::take(&mut self.local.get_mut(topic).pending);
             let subscribers = std::mem::take(&mut self.local.get_mut(topic).subscribers);
-            self.stats
-                .deliveries
-                .add(pending.len() as u64 * subscribers.len() as u64);
+            self.stats.deliveries.add(pending.len() as u64 * subscribers.len() as u64);
             if !subscribers.is_empty() {
                 let mut rest = pending.as_slice();
                 while !rest.is_empty() {
@@ -158,20 +152,24 @@ impl Shard {
 
     /// Stages one send per subscriber with all the frames of a group.
     fn broadcast(&mut self, group: &[Arc<Frame>], subscribers: &[u32]) {
-        let broadcast = Broadcast::new(group.to_vec());
-        let bytes = broadcast.bytes().len();
-        self.stats
-            .delivery_bytes
-            .add(bytes as u64 * subscribers.len() as u64);
-        let mut payload = self.batch.hold(Payload::Broadcast(broadcast));
+        // One payload per encoding in use, held when the first subscriber of that encoding comes.
+        let mut payloads = [None; Encoding::COUNT];
+        let mut bytes = 0;
         for &index in subscribers {
             if self.ring.room() == 0 || self.is_staged(index) {
-                payload = self.flush_and_hold_again(payload);
+                self.flush_and_hold_again(&mut payloads);
             }
             let slot = &mut self.slab[index];
             if slot.state != State::Open {
                 continue;
             }
+            let encoding = slot.encoding;
+            let (payload, length) = *payloads[encoding.index()].get_or_insert_with(|| {
+                let broadcast = Broadcast::new(group.to_vec(), encoding);
+                let length = broadcast.bytes().len();
+                (self.batch.hold(Payload::Broadcast(broadcast)), length)
+            });
+            bytes += length;
             if slot.outbound.is_some() {
                 self.enqueue_broadcast(index, payload, 0);
                 continue;
@@ -181,6 +179,7 @@ impl Shard {
                 self.batch.stage(&mut self.ring, index, payload, socket);
             }
         }
+        self.stats.delivery_bytes.add(bytes as u64);
     }
 
     fn is_staged(&self, index: u32) -> bool {
@@ -189,12 +188,11 @@ impl Shard {
 
     /// Queues the frames of a broadcast of which the first `sent` bytes have gone out.
     fn enqueue_broadcast(&mut self, index: u32, payload: u32, mut sent: usize) {
-        let Payload::Broadcast(broadcast) = self.batch.payload_mut(payload) else {
-            return;
-        };
+        let encoding = self.slab[index].encoding;
+        let Payload::Broadcast(broadcast) = self.batch.payload_mut(payload) else { return };
         let frames = broadcast.local().to_vec();
         for frame in frames {
-            let length = frame.bytes.len();
+            let length = frame.bytes(encoding).len();
             if sent >= length {
                 sent -= length;
                 continue;
@@ -202,7 +200,7 @@ impl Shard {
             if self.slab[index].state != State::Open {
                 return;
             }
-            self.enqueue(index, Piece::Frame(frame), sent);
+            self.enqueue(index, Piece::Frame(frame, encoding), sent);
             sent = 0;
         }
     }
@@ -213,16 +211,19 @@ impl Shard {
     pub(super) fn flush_batch(&mut self) {
         self.submit();
         self.queue_short_sends();
-        self.batch.release(&mut self.ring);
+        self.batch.release();
     }
 
-    /// As [`Shard::flush_batch`], in the middle of a broadcast: gives the payload's number in the next batch.
-    fn flush_and_hold_again(&mut self, payload: u32) -> u32 {
+    /// As [`Shard::flush_batch`], in the middle of a broadcast: its payloads go on to the next batch.
+    fn flush_and_hold_again(&mut self, payloads: &mut [Option<(u32, usize)>]) {
         self.submit();
         self.queue_short_sends();
-        let payload = self.batch.take(payload);
-        self.batch.release(&mut self.ring);
-        self.batch.hold(payload)
+        let numbers = || payloads.iter().flatten().map(|&(number, _)| number);
+        let kept: Vec<Payload> = numbers().map(|number| self.batch.take(number)).collect();
+        self.batch.release();
+        for ((number, _), payload) in payloads.iter_mut().flatten().zip(kept) {
+            *number = self.batch.hold(payload);
+        }
     }
 
     fn submit(&mut self) {
@@ -230,16 +231,12 @@ impl Shard {
             // Nothing that a peer or a component does leads here: the kernel refuses the ring itself.
             panic!("io_uring_enter: {error}");
         }
+        self.batch.submitted(&mut self.ring);
     }
 
     pub(super) fn queue_short_sends(&mut self) {
         let mut short_sends = std::mem::take(&mut self.completions.short_sends);
-        for ShortSend {
-            slot,
-            payload,
-            result,
-        } in short_sends.drain(..)
-        {
+        for ShortSend { slot, payload, result } in short_sends.drain(..) {
             if matches!(self.slab[slot].state, State::Dead | State::Free) {
                 continue;
             }
@@ -281,7 +278,7 @@ impl Shard {
         let now = clock::monotonic_nanos();
         for frame in self.unflushed.drain(..) {
             if frame.flushed() {
-                let micros = now.saturating_sub(frame.accepted_nanos) / 1_000;
+                let micros = now.saturating_sub(frame.accepted_nanos()) / 1_000;
                 self.fanout_micros.saturating_record(micros);
             }
         }
@@ -292,7 +289,7 @@ impl Shard {
 fn joinable(frames: &[Arc<Frame>]) -> usize {
     let mut bytes = 0;
     let fits = |frame: &&Arc<Frame>| {
-        bytes += frame.bytes.len();
+        bytes += frame.bytes(Encoding::PLAIN).len();
         bytes <= MAX_JOINED_BYTES
     };
     frames.iter().take_while(fits).count().max(1)

@@ -26,12 +26,7 @@ impl Wheel {
         }
         let buckets = (interval.as_nanos() / SHORTEST_STEP.as_nanos()).clamp(1, 1 << 20) as u32;
         let step_nanos = u64::try_from(interval.as_nanos() / u128::from(buckets)).unwrap_or(u64::MAX);
-        Some(Self {
-            buckets,
-            step_nanos: step_nanos.max(1),
-            started_nanos: now_nanos,
-            steps_done: 0,
-        })
+        Some(Self { buckets, step_nanos: step_nanos.max(1), started_nanos: now_nanos, steps_done: 0 })
     }
 
     /// The bucket that is due now, if one is. To be asked again until there is none; after a stall of more
@@ -57,9 +52,7 @@ impl Wheel {
 
     /// Nanoseconds until the next bucket is due.
     pub(super) fn until_next(&self, now_nanos: u64) -> u64 {
-        let next = self
-            .started_nanos
-            .saturating_add((self.steps_done + 1).saturating_mul(self.step_nanos));
+        let next = self.started_nanos.saturating_add((self.steps_done + 1).saturating_mul(self.step_nanos));
         next.saturating_sub(now_nanos)
     }
 }
@@ -72,9 +65,7 @@ mod tests {
         let mut visits = vec![Vec::new(); slots as usize];
         for now in times {
             while let Some(bucket) = wheel.due(now) {
-                wheel
-                    .members(bucket, slots)
-                    .for_each(|slot| visits[slot as usize].push(now));
+                wheel.members(bucket, slots).for_each(|slot| visits[slot as usize].push(now));
             }
         }
         visits
@@ -87,11 +78,7 @@ mod tests {
         let seen = visits(&mut wheel, 3_000, (0..=9_001).map(|n| 500 + n * millisecond));
         for visits in &seen {
             assert_eq!(visits.len(), 3);
-            assert!(
-                visits
-                    .windows(2)
-                    .all(|two| two[1] - two[0] == 3_000 * millisecond)
-            );
+            assert!(visits.windows(2).all(|two| two[1] - two[0] == 3_000 * millisecond));
         }
         let mut first: Vec<u64> = seen.iter().map(|visits| visits[0]).collect();
         first.sort_unstable();

@@ -35,7 +35,8 @@ impl fmt::Display for ListenError {
             Self::InUse(address) => {
                 write!(
                     f,
-                    "another program already listens on {address}: stop it, or choose another --listen"
+                    "another program already listens on {address}: stop it, or choose another --listen \
+                     (--reuse-port shares it, if that program does too)"
                 )
             }
             Self::Refused(address, error) => write!(f, "cannot listen on {address}: {error}"),
@@ -67,11 +68,7 @@ pub struct Listeners {
 pub fn listen(address: SocketAddr, shards: usize, share: bool) -> Result<Listeners, ListenError> {
     let refused = |error| ListenError::Refused(address, error);
     let fixed = address.port() != 0;
-    let lock = if fixed && !share {
-        lock(address)?
-    } else {
-        Lock(None)
-    };
+    let mut lock = if fixed && !share { lock(address)? } else { Lock(None) };
     if fixed && !share {
         // Fails where anyone listens, also with SO_REUSEPORT; where a connection is only fading away it does not.
         let probe = socket(address, false).map_err(refused)?;
@@ -86,16 +83,15 @@ pub fn listen(address: SocketAddr, shards: usize, share: bool) -> Result<Listene
         bound = local.as_socket().unwrap_or(bound);
         sockets.push(socket);
     }
+    if !fixed && !share {
+        lock = self::lock(bound)?;
+    }
     // Bound first and all together, so that a client finds either every shard or none.
     for socket in &sockets {
         socket.listen(BACKLOG).map_err(refused)?;
     }
     let sockets = sockets.into_iter().map(TcpListener::from).collect();
-    Ok(Listeners {
-        address: bound,
-        sockets,
-        lock,
-    })
+    Ok(Listeners { address: bound, sockets, lock })
 }
 
 fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -111,12 +107,10 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 }
 
 fn bind(socket: &Socket, address: SocketAddr) -> Result<(), ListenError> {
-    socket
-        .bind(&SockAddr::from(address))
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse(address),
-            _ => ListenError::Refused(address, error),
-        })
+    socket.bind(&SockAddr::from(address)).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        _ => ListenError::Refused(address, error),
+    })
 }
 
 /// Takes the name of the address in the abstract namespace of Unix sockets: it is free again when the process
@@ -140,26 +134,19 @@ mod tests {
     fn shards_share_a_port_and_others_are_refused() {
         let first = listen("127.0.0.1:0".parse().unwrap(), 3, false).unwrap();
         assert_eq!(first.sockets.len(), 3);
-        assert!(
-            first
-                .sockets
-                .iter()
-                .all(|socket| socket.local_addr().unwrap() == first.address)
-        );
-        assert!(
-            matches!(listen(first.address, 1, false), Err(ListenError::InUse(address)) if address == first.address)
-        );
+        assert!(first.sockets.iter().all(|socket| socket.local_addr().unwrap() == first.address));
         assert_eq!(listen(first.address, 1, true).unwrap().address, first.address);
+        let Listeners { address, sockets, lock } = first;
+        drop(lock);
+        assert!(matches!(listen(address, 1, false), Err(ListenError::InUse(other)) if other == address));
+        drop(sockets);
     }
 
     #[test]
     fn a_second_corecast_is_told_apart_from_another_program() {
-        let address = listen("127.0.0.1:0".parse().unwrap(), 1, false).unwrap().address;
-        let held = listen(address, 2, false).unwrap();
-        assert!(matches!(
-            listen(address, 1, false),
-            Err(ListenError::AnotherCorecast(_))
-        ));
+        let held = listen("127.0.0.1:0".parse().unwrap(), 2, false).unwrap();
+        let address = held.address;
+        assert!(matches!(listen(address, 1, false), Err(ListenError::AnotherCorecast(_))));
         drop(held);
         assert!(listen(address, 1, false).is_ok(), "the lock ends with its holder");
     }

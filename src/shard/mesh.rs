@@ -42,10 +42,7 @@ pub struct Doorbell {
 
 impl Doorbell {
     fn new() -> Self {
-        Self {
-            ring_fd: AtomicI32::new(-1),
-            asleep: AtomicBool::new(false),
-        }
+        Self { ring_fd: AtomicI32::new(-1), asleep: AtomicBool::new(false) }
     }
 
     /// Makes the shard reachable. Called once, on the shard, before it first sleeps.
@@ -280,10 +277,7 @@ impl ControlLink {
 pub fn connect(stats: &[Arc<ShardStats>]) -> io::Result<(Vec<Mesh>, ControlLink)> {
     let shards = stats.len();
     let doorbells: Arc<[Doorbell]> = (0..shards).map(|_| Doorbell::new()).collect();
-    let bell = Arc::new(ControlBell {
-        event: File::from(ring::event_fd()?),
-        rung: AtomicBool::new(false),
-    });
+    let bell = Arc::new(ControlBell { event: File::from(ring::event_fd()?), rung: AtomicBool::new(false) });
     let mut incoming: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     let (mut to_shards, mut from_shards) = (Vec::new(), Vec::new());
     let mut meshes = Vec::new();
@@ -292,12 +286,7 @@ pub fn connect(stats: &[Arc<ShardStats>]) -> io::Result<(Vec<Mesh>, ControlLink)
             (to != shard).then(|| {
                 let (ring, consumer) = spsc_queue::make(RING_MESSAGES);
                 incoming[to].push(consumer);
-                Outgoing {
-                    ring,
-                    overflow: VecDeque::new(),
-                    overflow_bytes: 0,
-                    pushed: false,
-                }
+                Outgoing { ring, overflow: VecDeque::new(), overflow_bytes: 0, pushed: false }
             })
         });
         let outgoing = outgoing.collect();
@@ -322,15 +311,5 @@ pub fn connect(stats: &[Arc<ShardStats>]) -> io::Result<(Vec<Mesh>, ControlLink)
         mesh.incoming = incoming;
     }
     let stats = stats.to_vec();
-    Ok((
-        meshes,
-        ControlLink {
-            to_shards,
-            from_shards,
-            doorbells,
-            knocker: Knocker::new()?,
-            bell,
-            stats,
-        },
-    ))
+    Ok((meshes, ControlLink { to_shards, from_shards, doorbells, knocker: Knocker::new()?, bell, stats }))
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 pub use crate::component::ConnectionId;
+use crate::compression::Encodings;
 pub use crate::frame::Frame;
 use crate::topic::TopicName;
 
@@ -49,6 +50,8 @@ pub enum ToShard {
         shard: u16,
         /// Its subscribers.
         count: u32,
+        /// Compressed encodings that they use.
+        encodings: Encodings,
         /// Number that the shard gave to this stay in the topic.
         stay: u64,
     },
@@ -121,7 +124,7 @@ impl ToShard {
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Self::Publish { frame, .. } | Self::Deliver { frame, .. } => frame.bytes.len(),
+            Self::Publish { frame, .. } | Self::Deliver { frame, .. } => frame.memory_bytes(),
             _ => 0,
         }
     }

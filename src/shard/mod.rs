@@ -46,9 +46,10 @@ use hdrhistogram::Histogram;
 use crate::arena::Arena;
 use crate::clock;
 use crate::component::{CloseReason, Command, ConnectionId, Context};
+use crate::compression::Compressors;
 use crate::frame::Frame;
 use crate::routes::Routes;
-use crate::ws::Limits;
+use crate::ws::{Inflater, Limits};
 use batch::Batch;
 use deadlines::Deadlines;
 use keepalive::Wheel;
@@ -100,6 +101,10 @@ pub struct Settings {
     pub keepalive: Duration,
     /// Bytes that may wait for one connection.
     pub send_queue_bytes: usize,
+    /// Whether permessage-deflate is negotiated.
+    pub compression: bool,
+    /// Smallest payload that is compressed, in bytes.
+    pub compression_min_bytes: usize,
     /// How to wait.
     pub waiting: Waiting,
 }
@@ -127,6 +132,8 @@ struct Shard {
     all_stats: Arc<[Arc<ShardStats>]>,
     listeners: Vec<Listening>,
     receive_buffer: Box<[u8]>,
+    /// Made when the first client that negotiated compression sends something.
+    inflater: Option<Box<Inflater>>,
     /// Requests that have arrived in part, by slot.
     partial_requests: HashMap<u32, Vec<u8>>,
     /// Why connections in state `Closing` are, by slot.
@@ -168,6 +175,8 @@ pub struct Parts {
     pub routes: Arc<dyn Fn() -> Routes + Send + Sync>,
     /// Counters of all shards.
     pub all_stats: Arc<[Arc<ShardStats>]>,
+    /// Called on the shard's thread when it fails.
+    pub on_failure: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Largest fan-out time that is told apart from larger ones: one minute, in microseconds.
@@ -176,26 +185,15 @@ const MAX_FANOUT_MICROS: u64 = 60_000_000;
 impl Shard {
     /// Makes the shard on its own thread.
     fn new(parts: Parts) -> io::Result<Self> {
-        let Parts {
-            settings,
-            mesh,
-            listeners,
-            routes,
-            all_stats,
-        } = parts;
+        let Parts { settings, mesh, listeners, routes, all_stats, on_failure: _ } = parts;
         let shard = mesh.shard();
         let now_nanos = clock::monotonic_nanos();
         let fanout_micros = Histogram::new_with_bounds(1, MAX_FANOUT_MICROS, 2).map_err(io::Error::other)?;
         let ring = Ring::new()?;
         mesh.doorbell().install(ring.fd());
-        let listeners = listeners.into_iter().map(|socket| Listening {
-            socket: Some(socket),
-            armed: false,
-        });
+        let listeners = listeners.into_iter().map(|socket| Listening { socket: Some(socket), armed: false });
         Ok(Self {
-            limits: Limits {
-                max_message_bytes: settings.max_message_bytes,
-            },
+            limits: Limits::new(settings.max_message_bytes),
             ring,
             batch: Batch::default(),
             completions: Completions::default(),
@@ -204,11 +202,12 @@ impl Shard {
             owned: OwnedTopics::default(),
             mesh,
             routes: routes(),
-            context: Context::new(shard as u16),
+            context: Context::new(shard as u16, Compressors::new(settings.compression_min_bytes)),
             stats: all_stats[shard].clone(),
             all_stats,
             listeners: listeners.collect(),
             receive_buffer: vec![0; RECEIVE_BYTES].into(),
+            inflater: None,
             partial_requests: HashMap::new(),
             closings: HashMap::new(),
             commands: Vec::new(),

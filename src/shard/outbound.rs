@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 
+use crate::compression::Encoding;
 use crate::frame::Frame;
 
 /// Pieces handed to the kernel in one call.
@@ -24,7 +25,7 @@ pub(super) type LocalFrame = Rc<Arc<Frame>>;
 #[derive(Debug)]
 pub(super) enum Piece {
     /// A frame of a broadcast.
-    Frame(LocalFrame),
+    Frame(LocalFrame, Encoding),
     /// Bytes for this connection alone.
     Bytes(Box<[u8]>),
 }
@@ -36,7 +37,7 @@ impl Piece {
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Frame(frame) => &frame.bytes,
+            Self::Frame(frame, encoding) => frame.bytes(*encoding),
             Self::Bytes(bytes) => bytes,
         }
     }
@@ -65,10 +66,7 @@ pub(super) enum Progress {
 impl Outbound {
     /// A queue that holds everything back until the hold is released.
     pub(super) fn held() -> Self {
-        Self {
-            holds: 1,
-            ..Self::default()
-        }
+        Self { holds: 1, ..Self::default() }
     }
 
     /// Bytes that wait.
@@ -98,10 +96,7 @@ impl Outbound {
         let dropped = self.pieces.len().saturating_sub(keep);
         self.pieces.truncate(keep);
         self.pieces.shrink_to_fit();
-        self.queued_bytes = self
-            .pieces
-            .front()
-            .map_or(0, |piece| piece.bytes().len() - self.sent_of_first);
+        self.queued_bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len() - self.sent_of_first);
         dropped
     }
 
@@ -168,8 +163,8 @@ mod tests {
             let payload = vec![n as u8; 1 + (n * 7_919) % 60_000];
             if n % 2 == 0 {
                 let frame = Frame::new(MessageKind::Binary, &payload, 0);
-                expected.extend_from_slice(&frame.bytes);
-                outbound.push(Piece::Frame(Rc::new(frame)), 0);
+                expected.extend_from_slice(frame.bytes(Encoding::PLAIN));
+                outbound.push(Piece::Frame(Rc::new(frame), Encoding::PLAIN), 0);
             } else {
                 expected.extend_from_slice(&payload);
                 outbound.push(Piece::Bytes(payload.into()), 0);

@@ -9,6 +9,7 @@ use super::Shard;
 use super::mesh::Mesh;
 use super::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
 use super::stats::DropReason;
+use super::topics::{Audience, Report};
 use super::upkeep::Drain;
 use crate::component::{CloseCause, CloseReason, ConnectionId};
 use crate::frame::Frame;
@@ -18,10 +19,7 @@ impl Shard {
     // ---- subscriptions ----
 
     pub(super) fn subscribe(&mut self, id: ConnectionId, topic: &TopicName) {
-        let open = self
-            .slab
-            .find(id)
-            .is_some_and(|slot| slot.state == super::slab::State::Open);
+        let open = self.slab.find(id).is_some_and(|slot| slot.state == super::slab::State::Open);
         if !open {
             return;
         }
@@ -34,14 +32,17 @@ impl Shard {
         self.stats.subscriptions.add(1);
         let entry = self.local.get_mut(number);
         if owned_here {
-            let count = entry.subscribers.len() as u32;
-            self.owned.set_subscribers(topic, owner, count, self.now_nanos);
+            let audience = entry.audience();
+            self.owned.set_subscribers(topic, audience, self.now_nanos);
         } else if !entry.joined {
+            if entry.subscribers.len() == 1 {
+                // At once, and so ahead of what this very connection may publish in the same pass.
+                let (topic, shard, stay) = (topic.clone(), self.mesh.shard() as u16, entry.stay);
+                let (count, encodings) = (1, entry.encodings());
+                self.mesh.send(owner, ToShard::Subscribers { topic, shard, count, encodings, stay });
+            }
             // A connection that is just opening is told so only when the owner has confirmed.
-            if let Some(outbound) = self.slab[id.slot]
-                .outbound
-                .as_mut()
-                .filter(|outbound| outbound.holds > 0)
+            if let Some(outbound) = self.slab[id.slot].outbound.as_mut().filter(|outbound| outbound.holds > 0)
             {
                 outbound.holds += 1;
                 entry.waiting.push(id);
@@ -56,9 +57,8 @@ impl Shard {
         self.stats.subscriptions.subtract(1);
         let entry = self.local.get_mut(number);
         if entry.owner == self.mesh.shard() {
-            let count = entry.subscribers.len() as u32;
-            self.owned
-                .set_subscribers(&entry.name, entry.owner, count, self.now_nanos);
+            let audience = entry.audience();
+            self.owned.set_subscribers(&entry.name, audience, self.now_nanos);
         }
     }
 
@@ -73,12 +73,8 @@ impl Shard {
         while let Some(report) = self.local.next_changed() {
             if report.owner != self.mesh.shard() {
                 let (topic, shard) = (report.name, self.mesh.shard() as u16);
-                let message = ToShard::Subscribers {
-                    topic,
-                    shard,
-                    count: report.count,
-                    stay: report.stay,
-                };
+                let Report { count, encodings, stay, .. } = report;
+                let message = ToShard::Subscribers { topic, shard, count, encodings, stay };
                 self.mesh.send(report.owner, message);
             }
         }
@@ -92,14 +88,7 @@ impl Shard {
         if owner == self.mesh.shard() {
             self.accept_publish(topic, frame, publisher);
         } else if self.mesh.has_room(owner) {
-            self.mesh.send(
-                owner,
-                ToShard::Publish {
-                    topic,
-                    frame,
-                    publisher,
-                },
-            );
+            self.mesh.send(owner, ToShard::Publish { topic, frame, publisher });
         } else {
             self.refuse(publisher);
         }
@@ -110,24 +99,22 @@ impl Shard {
         let here = self.mesh.shard();
         let owned = self.owned.enter(&topic, self.now_nanos);
         let has_room = |mesh: &Mesh, shard: usize| shard == here || mesh.has_room(shard);
-        if !owned.shards.iter().all(|&(shard, _)| has_room(&self.mesh, shard)) {
+        if !owned.shards.iter().all(|audience| has_room(&self.mesh, audience.shard)) {
             return self.refuse(publisher);
         }
         owned.offset += 1;
-        let receipt = Receipt {
-            subscribers: owned.subscribers(),
-            offset: owned.offset,
-        };
+        let receipt = Receipt { subscribers: owned.subscribers(), offset: owned.offset };
+        let encodings = owned.encodings();
+        if !encodings.is_empty() {
+            self.context.with_compressors(|compressors| frame.compress(encodings, compressors));
+        }
         frame.expect_flushes(owned.shards.len());
         let mut deliver_here = false;
-        for &(shard, _) in &owned.shards {
+        for &Audience { shard, .. } in &owned.shards {
             if shard == here {
                 deliver_here = true;
             } else {
-                let message = ToShard::Deliver {
-                    topic: topic.clone(),
-                    frame: frame.clone(),
-                };
+                let message = ToShard::Deliver { topic: topic.clone(), frame: frame.clone() };
                 self.mesh.send(shard, message);
             }
         }
@@ -138,10 +125,7 @@ impl Shard {
             Publisher::Connection(_) => self.stats.publishes_websocket.add(1),
             Publisher::Control(request) => {
                 self.stats.publishes_http.add(1);
-                self.mesh.send_to_control(ToControl::Published {
-                    request,
-                    outcome: Ok(receipt),
-                });
+                self.mesh.send_to_control(ToControl::Published { request, outcome: Ok(receipt) });
             }
         }
     }
@@ -159,15 +143,11 @@ impl Shard {
         self.stats.dropped[DropReason::RingFull as usize].add(1);
         match publisher {
             Publisher::Control(request) => {
-                self.mesh.send_to_control(ToControl::Published {
-                    request,
-                    outcome: Err(Overloaded),
-                });
+                self.mesh.send_to_control(ToControl::Published { request, outcome: Err(Overloaded) });
             }
             Publisher::Connection(id) if usize::from(id.shard) == self.mesh.shard() => self.on_refused(id),
             Publisher::Connection(id) => {
-                self.mesh
-                    .send(usize::from(id.shard), ToShard::Refused { connection: id });
+                self.mesh.send(usize::from(id.shard), ToShard::Refused { connection: id });
             }
         }
     }
@@ -175,14 +155,7 @@ impl Shard {
     fn on_refused(&mut self, id: ConnectionId) {
         if self.slab.find(id).is_some() {
             let text = "the server cannot take more messages now".to_owned();
-            self.begin_close(
-                id.slot,
-                CloseReason {
-                    code: 1013,
-                    text,
-                    cause: CloseCause::Overloaded,
-                },
-            );
+            self.begin_close(id.slot, CloseReason { code: 1013, text, cause: CloseCause::Overloaded });
         }
     }
 
@@ -200,20 +173,12 @@ impl Shard {
 
     pub(super) fn on_shard_message(&mut self, message: ToShard) {
         match message {
-            ToShard::Publish {
-                topic,
-                frame,
-                publisher,
-            } => self.accept_publish(topic, frame, publisher),
+            ToShard::Publish { topic, frame, publisher } => self.accept_publish(topic, frame, publisher),
             ToShard::Deliver { topic, frame } => self.deliver(&topic, frame),
-            ToShard::Subscribers {
-                topic,
-                shard,
-                count,
-                stay,
-            } => {
+            ToShard::Subscribers { topic, shard, count, encodings, stay } => {
                 let shard = usize::from(shard);
-                if self.owned.set_subscribers(&topic, shard, count, self.now_nanos) {
+                let audience = Audience { shard, count, encodings };
+                if self.owned.set_subscribers(&topic, audience, self.now_nanos) {
                     self.mesh.send(shard, ToShard::Joined { topic, stay });
                 }
             }
@@ -221,10 +186,7 @@ impl Shard {
             ToShard::Refused { connection } => self.on_refused(connection),
             ToShard::Snapshot { request } => {
                 let fanout_micros = Box::new(self.fanout_micros.clone());
-                self.mesh.send_to_control(ToControl::Snapshot {
-                    request,
-                    fanout_micros,
-                });
+                self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });
             }
             ToShard::Drain { window_millis } => self.begin_drain(window_millis),
         }
@@ -244,9 +206,7 @@ impl Shard {
     }
 
     fn begin_drain(&mut self, window_millis: u64) {
-        let ends_nanos = self
-            .now_nanos
-            .saturating_add(window_millis.saturating_mul(1_000_000));
+        let ends_nanos = self.now_nanos.saturating_add(window_millis.saturating_mul(1_000_000));
         match &mut self.drain {
             Some(drain) => drain.shorten(ends_nanos),
             None => {

@@ -48,19 +48,10 @@ fn user_data(operation: u8, high: u32, low: u32) -> u64 {
 #[derive(Debug)]
 pub(super) enum Completion {
     /// A connection was accepted, or accepting failed; unless `more`, the listener is no longer armed.
-    Accepted {
-        listener: u32,
-        result: io::Result<OwnedFd>,
-        more: bool,
-    },
+    Accepted { listener: u32, result: io::Result<OwnedFd>, more: bool },
     /// The connection can be read; with `ended`, its end or a failure can be read behind what is left. Unless
     /// `more`, the watch is over.
-    Readable {
-        slot: u32,
-        generation: u32,
-        ended: bool,
-        more: bool,
-    },
+    Readable { slot: u32, generation: u32, ended: bool, more: bool },
     /// The connection may take bytes again, or has failed; the watch is over.
     Writable { slot: u32, generation: u32 },
     /// Ending the watch for reading raced with its wake-up and must be asked for again.
@@ -111,11 +102,7 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETION_ENTRIES)
             .build(SUBMISSION_ENTRIES)?;
-        Ok(Self {
-            uring,
-            tick: Box::new(types::Timespec::new()),
-            tick_armed: false,
-        })
+        Ok(Self { uring, tick: Box::new(types::Timespec::new()), tick_armed: false })
     }
 
     /// The descriptor that others knock at.
@@ -140,9 +127,7 @@ impl Ring {
     /// Reports each time the connection can be read, until [`Ring::unwatch_readable`].
     pub(super) fn watch_readable(&mut self, slot: u32, generation: u32, socket: BorrowedFd<'_>) {
         let interest = (libc::POLLIN | libc::POLLRDHUP) as u32;
-        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), interest)
-            .multi(true)
-            .build();
+        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), interest).multi(true).build();
         self.push(entry.user_data(user_data(READABLE, generation, slot)));
     }
 
@@ -234,12 +219,7 @@ impl Ring {
         let staged = self.uring.submission().len() as u32;
         // SAFETY: no argument is passed, so nothing but the rings that io_uring mapped itself is read;
         // the staged entries uphold invariant 1.
-        unsafe {
-            self.uring
-                .submitter()
-                .enter::<libc::sigset_t>(staged, 0, GETEVENTS, None)
-        }
-        .map(drop)
+        unsafe { self.uring.submitter().enter::<libc::sigset_t>(staged, 0, GETEVENTS, None) }.map(drop)
     }
 
     fn push(&mut self, entry: squeue::Entry) {
@@ -262,40 +242,22 @@ impl Ring {
             let retry = result == -libc::EALREADY;
             let event = match (data >> 56) as u8 {
                 SEND => {
-                    completions.short_sends.push(ShortSend {
-                        slot: low,
-                        payload: high,
-                        result,
-                    });
+                    completions.short_sends.push(ShortSend { slot: low, payload: high, result });
                     continue;
                 }
                 READABLE => {
                     let ended = result < 0
                         || result & i32::from(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0;
-                    Completion::Readable {
-                        slot: low,
-                        generation: high,
-                        ended,
-                        more,
-                    }
+                    Completion::Readable { slot: low, generation: high, ended, more }
                 }
-                ACCEPT => Completion::Accepted {
-                    listener: low,
-                    result: accepted(result),
-                    more,
-                },
-                WRITABLE => Completion::Writable {
-                    slot: low,
-                    generation: high,
-                },
-                UNWATCH_READABLE if retry => Completion::UnwatchReadableFailed {
-                    slot: low,
-                    generation: high,
-                },
-                UNWATCH_WRITABLE if retry => Completion::UnwatchWritableFailed {
-                    slot: low,
-                    generation: high,
-                },
+                ACCEPT => Completion::Accepted { listener: low, result: accepted(result), more },
+                WRITABLE => Completion::Writable { slot: low, generation: high },
+                UNWATCH_READABLE if retry => {
+                    Completion::UnwatchReadableFailed { slot: low, generation: high }
+                }
+                UNWATCH_WRITABLE if retry => {
+                    Completion::UnwatchWritableFailed { slot: low, generation: high }
+                }
                 KNOCK => Completion::Woken,
                 TICK => {
                     self.tick_armed = false;
@@ -337,10 +299,7 @@ impl Ring {
 }
 
 fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
-    )
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
 fn accepted(result: i32) -> io::Result<OwnedFd> {
@@ -362,9 +321,7 @@ impl Parking {
         ring.uring.submitter().register_eventfd(event.as_raw_fd())?;
         ring.uring.completion().disable_eventfd();
         // SAFETY: the file takes over the only handle to the descriptor.
-        Ok(Self(unsafe {
-            BufferedFile::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(event))
-        }))
+        Ok(Self(unsafe { BufferedFile::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(event)) }))
     }
 
     /// Waits for a signal and takes it. Only one task may wait at a time.

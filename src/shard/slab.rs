@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::outbound::Outbound;
 use crate::component::ConnectionId;
+use crate::compression::Encoding;
 use crate::ws::Session;
 
 /// Life of a connection. Every change of state is in [`super::connection`].
@@ -104,6 +105,8 @@ pub(super) struct Slot {
     /// Batch that holds an unsubmitted send of this connection, if it is the current one.
     pub(super) staged_in: u32,
     pub(super) state: State,
+    /// How its messages are encoded.
+    pub(super) encoding: Encoding,
     /// Index of the route that took the request.
     pub(super) route: u8,
     pub(super) watching_readable: bool,
@@ -121,10 +124,7 @@ pub(super) struct Slot {
     pub(super) subscriptions: Subscriptions,
 }
 
-const _: () = assert!(
-    size_of::<Slot>() <= 64,
-    "an idle connection costs one cache line at most"
-);
+const _: () = assert!(size_of::<Slot>() <= 64, "an idle connection costs one cache line at most");
 
 impl Slot {
     fn vacant() -> Self {
@@ -133,6 +133,7 @@ impl Slot {
             generation: 0,
             staged_in: u32::MAX,
             state: State::Free,
+            encoding: Encoding::PLAIN,
             route: 0,
             watching_readable: false,
             watching_writable: false,
@@ -162,11 +163,7 @@ pub(super) struct Slab {
 
 impl Slab {
     pub(super) fn new(shard: u16) -> Self {
-        Self {
-            shard,
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Self { shard, slots: Vec::new(), free: Vec::new() }
     }
 
     /// Slots ever used; the valid indices are below.
@@ -186,12 +183,7 @@ impl Slab {
             self.len() - 1
         });
         let generation = self[index].generation;
-        self[index] = Slot {
-            socket: Some(socket),
-            generation,
-            state: State::Handshake,
-            ..Slot::vacant()
-        };
+        self[index] = Slot { socket: Some(socket), generation, state: State::Handshake, ..Slot::vacant() };
         index
     }
 
@@ -201,21 +193,14 @@ impl Slab {
         debug_assert!(!slot.watching_readable && !slot.watching_writable);
         let generation = slot.generation.wrapping_add(1);
         let socket = slot.socket.take();
-        *slot = Slot {
-            generation,
-            ..Slot::vacant()
-        };
+        *slot = Slot { generation, ..Slot::vacant() };
         self.free.push(index);
         socket
     }
 
     /// Full name of the connection in a slot.
     pub(super) fn id(&self, index: u32) -> ConnectionId {
-        ConnectionId {
-            shard: self.shard,
-            slot: index,
-            generation: self[index].generation,
-        }
+        ConnectionId { shard: self.shard, slot: index, generation: self[index].generation }
     }
 
     /// The slot of a connection that still is the one of that name.
@@ -269,24 +254,12 @@ mod tests {
     fn subscriptions_are_found_again() {
         let mut subscriptions = Subscriptions::default();
         for topic in 0..3 {
-            subscriptions.push(Subscription {
-                topic,
-                position: topic * 10,
-            });
+            subscriptions.push(Subscription { topic, position: topic * 10 });
         }
         assert_eq!(subscriptions.as_slice().len(), 3);
-        assert_eq!(
-            subscriptions.remove(1),
-            Some(Subscription {
-                topic: 1,
-                position: 10
-            })
-        );
+        assert_eq!(subscriptions.remove(1), Some(Subscription { topic: 1, position: 10 }));
         assert_eq!(subscriptions.remove(1), None);
-        subscriptions
-            .as_mut_slice()
-            .iter_mut()
-            .for_each(|subscription| subscription.position += 1);
+        subscriptions.as_mut_slice().iter_mut().for_each(|subscription| subscription.position += 1);
         assert_eq!(subscriptions.remove(2).unwrap().position, 21);
         assert_eq!(subscriptions.remove(0).unwrap().position, 1);
         assert!(subscriptions.as_slice().is_empty());

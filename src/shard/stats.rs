@@ -131,6 +131,8 @@ pub struct ShardStats {
     pub ring_full: Box<[Cell]>,
     /// Nanoseconds by which passes were later than their tick asked for.
     pub loop_stall_nanos: Cell,
+    /// Messages compressed: one for each publish and window size in use, however many subscribers there are.
+    pub compressions: Cell,
     /// Panics caught in callbacks of components.
     pub callback_panics: Cell,
     /// Time of the last tick, in nanoseconds of [`crate::clock::monotonic_nanos`].
@@ -160,6 +162,7 @@ impl ShardStats {
             send_queue_bytes: Cell::default(),
             ring_full: (0..shards).map(|_| Cell::default()).collect(),
             loop_stall_nanos: Cell::default(),
+            compressions: Cell::default(),
             callback_panics: Cell::default(),
             last_tick_nanos: Cell::default(),
         }

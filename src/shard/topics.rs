@@ -12,8 +12,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::slab::{Slab, Subscription};
+use super::slab::{Slab, Slot, Subscription};
 use crate::component::ConnectionId;
+use crate::compression::{Encoding, Encodings};
 use crate::frame::Frame;
 use crate::topic::TopicName;
 
@@ -31,6 +32,8 @@ pub(super) struct LocalTopic {
     pub(super) owner: usize,
     /// Slots of the subscribers.
     pub(super) subscribers: Vec<u32>,
+    /// How many of them use each encoding.
+    encodings: [u32; Encoding::COUNT],
     /// Whether the owner has confirmed that messages reach this shard.
     pub(super) joined: bool,
     /// Number of this stay, so that the confirmation of an earlier one is not taken for this one's.
@@ -40,6 +43,19 @@ pub(super) struct LocalTopic {
     /// Messages that arrived in this pass.
     pub(super) pending: Vec<Arc<Frame>>,
     changed: bool,
+}
+
+impl LocalTopic {
+    /// Compressed encodings that its subscribers use.
+    pub(super) fn encodings(&self) -> Encodings {
+        Encodings::counted(&self.encodings)
+    }
+
+    /// What the owner knows of this shard, when the owner is this shard itself.
+    pub(super) fn audience(&self) -> Audience {
+        let count = self.subscribers.len() as u32;
+        Audience { shard: self.owner, count, encodings: self.encodings() }
+    }
 }
 
 /// The topics that this shard has subscribers of.
@@ -61,6 +77,7 @@ pub(super) struct Report {
     pub(super) name: TopicName,
     pub(super) owner: usize,
     pub(super) count: u32,
+    pub(super) encodings: Encodings,
     pub(super) stay: u64,
 }
 
@@ -72,17 +89,13 @@ impl LocalTopics {
 
     /// Whether messages of the topic are sure to reach this shard.
     pub(super) fn is_joined(&self, name: &TopicName) -> bool {
-        let topic = self
-            .find(name)
-            .and_then(|topic| self.topics[topic as usize].as_ref());
+        let topic = self.find(name).and_then(|topic| self.topics[topic as usize].as_ref());
         topic.is_some_and(|topic| topic.joined)
     }
 
     /// The topic of a number that [`LocalTopics::find`] or [`LocalTopics::enter`] gave out in this pass.
     pub(super) fn get_mut(&mut self, topic: u32) -> &mut LocalTopic {
-        self.topics[topic as usize]
-            .as_mut()
-            .expect("a number in use names a topic")
+        self.topics[topic as usize].as_mut().expect("a number in use names a topic")
     }
 
     /// The topic's number; it is entered if it is new here.
@@ -96,6 +109,7 @@ impl LocalTopics {
             stay: self.stays,
             owner,
             subscribers: Vec::new(),
+            encodings: [0; Encoding::COUNT],
             joined,
             waiting: Vec::new(),
             pending: Vec::new(),
@@ -112,20 +126,14 @@ impl LocalTopics {
 
     /// Adds a subscriber; false if it is one already.
     pub(super) fn add(&mut self, topic: u32, slab: &mut Slab, slot: u32) -> bool {
-        let subscriptions = &mut slab[slot].subscriptions;
-        if subscriptions
-            .as_slice()
-            .iter()
-            .any(|subscription| subscription.topic == topic)
-        {
+        let Slot { subscriptions, encoding, .. } = &mut slab[slot];
+        if subscriptions.as_slice().iter().any(|subscription| subscription.topic == topic) {
             return false;
         }
-        let entry = self.get_mut(topic);
-        subscriptions.push(Subscription {
-            topic,
-            position: entry.subscribers.len() as u32,
-        });
+        let entry = self.topics[topic as usize].as_mut().expect("a number in use names a topic");
+        subscriptions.push(Subscription { topic, position: entry.subscribers.len() as u32 });
         entry.subscribers.push(slot);
+        entry.encodings[encoding.index()] += 1;
         self.note_change(topic);
         true
     }
@@ -135,7 +143,9 @@ impl LocalTopics {
         let Some(subscription) = slab[slot].subscriptions.remove(topic) else {
             return false;
         };
-        let subscribers = &mut self.get_mut(topic).subscribers;
+        let encoding = slab[slot].encoding.index();
+        let LocalTopic { subscribers, encodings, .. } = self.get_mut(topic);
+        encodings[encoding] -= 1;
         subscribers.swap_remove(subscription.position as usize);
         if let Some(&moved) = subscribers.get(subscription.position as usize) {
             let places = slab[moved].subscriptions.as_mut_slice();
@@ -185,6 +195,7 @@ impl LocalTopics {
             name: entry.name.clone(),
             owner: entry.owner,
             count,
+            encodings: entry.encodings(),
             stay: entry.stay,
         };
         if entry.subscribers.is_empty() {
@@ -196,11 +207,19 @@ impl LocalTopics {
     }
 }
 
+/// The subscribers of a topic on one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Audience {
+    pub(super) shard: usize,
+    pub(super) count: u32,
+    pub(super) encodings: Encodings,
+}
+
 /// A topic that this shard orders.
 #[derive(Debug, Default)]
 pub(super) struct OwnedTopic {
-    /// Shards with subscribers, and how many each has.
-    pub(super) shards: Vec<(usize, u32)>,
+    /// Shards with subscribers.
+    pub(super) shards: Vec<Audience>,
     /// Offset of the last message; 0 before the first.
     pub(super) offset: u64,
     /// Time in nanoseconds at which it had no subscribers; the one that counts in the queue of idle topics.
@@ -212,7 +231,12 @@ pub(super) struct OwnedTopic {
 impl OwnedTopic {
     /// Subscribers on all shards.
     pub(super) fn subscribers(&self) -> u64 {
-        self.shards.iter().map(|&(_, count)| u64::from(count)).sum()
+        self.shards.iter().map(|audience| u64::from(audience.count)).sum()
+    }
+
+    /// Compressed encodings that they use.
+    pub(super) fn encodings(&self) -> Encodings {
+        self.shards.iter().fold(Encodings::default(), |all, audience| all.union(audience.encodings))
     }
 }
 
@@ -232,13 +256,7 @@ impl OwnedTopics {
     /// The topic; it is made if nobody has used it before.
     pub(super) fn enter(&mut self, name: &TopicName, now_nanos: u64) -> &mut OwnedTopic {
         if !self.topics.contains_key(name) {
-            self.topics.insert(
-                name.clone(),
-                OwnedTopic {
-                    idle_since: now_nanos,
-                    ..OwnedTopic::default()
-                },
-            );
+            self.topics.insert(name.clone(), OwnedTopic { idle_since: now_nanos, ..OwnedTopic::default() });
             self.idle.push_back((now_nanos, name.clone()));
         }
         let topic = self.topics.get_mut(name).expect("just entered");
@@ -247,19 +265,13 @@ impl OwnedTopics {
     }
 
     /// Notes a shard's number of subscribers; true if the shard had none before and has some now.
-    pub(super) fn set_subscribers(
-        &mut self,
-        name: &TopicName,
-        shard: usize,
-        count: u32,
-        now_nanos: u64,
-    ) -> bool {
+    pub(super) fn set_subscribers(&mut self, name: &TopicName, audience: Audience, now_nanos: u64) -> bool {
         let topic = self.enter(name, now_nanos);
-        let place = topic.shards.iter().position(|&(other, _)| other == shard);
-        match (place, count) {
+        let place = topic.shards.iter().position(|other| other.shard == audience.shard);
+        match (place, audience.count) {
             (None, 0) => false,
             (None, _) => {
-                topic.shards.push((shard, count));
+                topic.shards.push(audience);
                 true
             }
             (Some(place), 0) => {
@@ -271,7 +283,7 @@ impl OwnedTopics {
                 false
             }
             (Some(place), _) => {
-                topic.shards[place].1 = count;
+                topic.shards[place] = audience;
                 false
             }
         }
@@ -315,6 +327,10 @@ mod tests {
         TopicName::new(text).unwrap()
     }
 
+    fn audience(shard: usize, count: u32) -> Audience {
+        Audience { shard, count, encodings: Encodings::default() }
+    }
+
     fn slab(slots: usize) -> Slab {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut slab = Slab::new(0);
@@ -328,19 +344,13 @@ mod tests {
     fn lists_and_slots_agree_through_any_removals() {
         let mut slab = slab(40);
         let mut topics = LocalTopics::default();
-        let numbers: Vec<u32> = ["a", "b", "c"]
-            .iter()
-            .map(|text| topics.enter(&name(text), 0, true))
-            .collect();
+        let numbers: Vec<u32> =
+            ["a", "b", "c"].iter().map(|text| topics.enter(&name(text), 0, true)).collect();
         let mut seed = 12_345_u64;
         for _ in 0..5_000 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let (slot, topic) = ((seed >> 33) as u32 % 40, numbers[(seed >> 50) as usize % 3]);
-            let known = slab[slot]
-                .subscriptions
-                .as_slice()
-                .iter()
-                .any(|place| place.topic == topic);
+            let known = slab[slot].subscriptions.as_slice().iter().any(|place| place.topic == topic);
             if seed >> 60 & 1 == 0 {
                 assert_eq!(topics.add(topic, &mut slab, slot), !known);
             } else {
@@ -348,20 +358,12 @@ mod tests {
             }
             for &topic in &numbers {
                 for (position, &slot) in topics.get_mut(topic).subscribers.iter().enumerate() {
-                    let place = Subscription {
-                        topic,
-                        position: position as u32,
-                    };
+                    let place = Subscription { topic, position: position as u32 };
                     assert!(slab[slot].subscriptions.as_slice().contains(&place));
                 }
             }
-            let listed: usize = numbers
-                .iter()
-                .map(|&topic| topics.get_mut(topic).subscribers.len())
-                .sum();
-            let held: usize = (0..40)
-                .map(|slot| slab[slot].subscriptions.as_slice().len())
-                .sum();
+            let listed: usize = numbers.iter().map(|&topic| topics.get_mut(topic).subscribers.len()).sum();
+            let held: usize = (0..40).map(|slot| slab[slot].subscriptions.as_slice().len()).sum();
             assert_eq!(listed, held);
         }
     }
@@ -381,11 +383,7 @@ mod tests {
         assert_eq!(topics.next_changed().unwrap().count, 0);
         assert_eq!(topics.find(&name("a")), None);
         let again = topics.enter(&name("a"), 5, false);
-        assert_ne!(
-            topics.get_mut(again).stay,
-            report.stay,
-            "a second stay has a number of its own"
-        );
+        assert_ne!(topics.get_mut(again).stay, report.stay, "a second stay has a number of its own");
     }
 
     #[test]
@@ -403,15 +401,15 @@ mod tests {
     #[test]
     fn the_owner_counts_by_shard_and_forgets_idle_topics() {
         let mut topics = OwnedTopics::default();
-        assert!(topics.set_subscribers(&name("a"), 1, 5, 0));
-        assert!(!topics.set_subscribers(&name("a"), 1, 7, 0));
-        assert!(topics.set_subscribers(&name("a"), 2, 1, 0));
+        assert!(topics.set_subscribers(&name("a"), audience(1, 5), 0));
+        assert!(!topics.set_subscribers(&name("a"), audience(1, 7), 0));
+        assert!(topics.set_subscribers(&name("a"), audience(2, 1), 0));
         assert_eq!(topics.enter(&name("a"), 0).subscribers(), 8);
         topics.enter(&name("a"), 0).offset = 9;
         topics.expire(u64::MAX);
         assert_eq!(topics.len(), 1, "in use");
-        topics.set_subscribers(&name("a"), 1, 0, 100);
-        topics.set_subscribers(&name("a"), 2, 0, 100);
+        topics.set_subscribers(&name("a"), audience(1, 0), 100);
+        topics.set_subscribers(&name("a"), audience(2, 0), 100);
         topics.expire(100 + IDLE_TOPIC_NANOS - 1);
         assert_eq!(topics.enter(&name("a"), 200).offset, 9, "still remembered");
         topics.expire(100 + IDLE_TOPIC_NANOS);

@@ -19,12 +19,7 @@ pub(super) struct Drain {
 
 impl Drain {
     pub(super) fn new(began_nanos: u64, ends_nanos: u64, slots: u32) -> Self {
-        Self {
-            began_nanos,
-            ends_nanos,
-            closed_below: 0,
-            slots,
-        }
+        Self { began_nanos, ends_nanos, closed_below: 0, slots }
     }
 
     /// Ends the window earlier, never later.
@@ -67,9 +62,7 @@ impl Shard {
     /// Nanoseconds until something is due.
     pub(super) fn until_due(&self) -> u64 {
         let tick = self.tick_due_nanos.saturating_sub(self.now_nanos);
-        self.wheel
-            .as_ref()
-            .map_or(tick, |wheel| tick.min(wheel.until_next(self.now_nanos)))
+        self.wheel.as_ref().map_or(tick, |wheel| tick.min(wheel.until_next(self.now_nanos)))
     }
 
     fn ping_due(&mut self) {
@@ -94,8 +87,7 @@ impl Shard {
         slot.pinged = true;
         slot.heard = false;
         let header = ServerHeader::new(PING, false, 0);
-        self.context
-            .send_bytes(self.slab.id(index), header.as_bytes(), &[]);
+        self.context.send_bytes(self.slab.id(index), header.as_bytes(), &[]);
     }
 
     fn expire_deadlines(&mut self) {
@@ -105,9 +97,7 @@ impl Shard {
             let mut in_state = |id: ConnectionId, states: &[State]| {
                 slab.find(id).is_some_and(|slot| states.contains(&slot.state))
             };
-            let late = self
-                .handshake_deadlines
-                .expired(now, |id| in_state(id, &[State::Handshake]));
+            let late = self.handshake_deadlines.expired(now, |id| in_state(id, &[State::Handshake]));
             if let Some(id) = late {
                 self.stats.rejected[RejectReason::Timeout.index()].add(1);
                 self.kill(id.slot, CloseCause::Transport);
@@ -125,28 +115,14 @@ impl Shard {
         let Some(drain) = &mut self.drain else { return };
         // Once the window is over this takes in what was accepted while the drain began.
         let over = self.now_nanos >= drain.ends_nanos;
-        let (from, to) = (
-            drain.closed_below,
-            if over {
-                self.slab.len()
-            } else {
-                drain.due(self.now_nanos)
-            },
-        );
+        let (from, to) = (drain.closed_below, if over { self.slab.len() } else { drain.due(self.now_nanos) });
         drain.closed_below = to.max(from);
         let cut_nanos = drain.ends_nanos.saturating_add(CLOSE_TIMEOUT.as_nanos() as u64);
         for index in from..to {
             match self.slab[index].state {
                 State::Open => {
                     let text = "server is restarting".to_owned();
-                    self.begin_close(
-                        index,
-                        CloseReason {
-                            code: 1012,
-                            text,
-                            cause: CloseCause::Drain,
-                        },
-                    );
+                    self.begin_close(index, CloseReason { code: 1012, text, cause: CloseCause::Drain });
                 }
                 State::Handshake => self.kill(index, CloseCause::Drain),
                 _ => {}
@@ -167,8 +143,7 @@ impl Shard {
     /// Says that the shard is done.
     pub(super) fn report_drained(&mut self) {
         let shard = self.mesh.shard() as u16;
-        self.mesh
-            .send_to_control(ToControl::Drained { shard, cut: self.cut });
+        self.mesh.send_to_control(ToControl::Drained { shard, cut: self.cut });
     }
 }
 

@@ -43,10 +43,7 @@ pub fn parse(payload: &[u8]) -> Result<Option<CloseFrame<'_>>, ProtocolError> {
         return Err(ProtocolError::CloseCodeInvalid(code));
     }
     let reason = utf8::check(reason).map_err(|_| ProtocolError::CloseReasonNotUtf8)?;
-    Ok(Some(CloseFrame {
-        code: code.into(),
-        reason,
-    }))
+    Ok(Some(CloseFrame { code: code.into(), reason }))
 }
 
 /// Appends a whole close frame to `out`.
@@ -77,10 +74,7 @@ fn cut_at_char(text: &str, max_bytes: usize) -> &str {
     if text.len() <= max_bytes {
         return text;
     }
-    let end = (0..=max_bytes)
-        .rev()
-        .find(|&end| text.is_char_boundary(end))
-        .unwrap_or(0);
+    let end = (0..=max_bytes).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
 }
 
@@ -97,17 +91,11 @@ mod tests {
     #[test]
     fn every_code_is_classified_as_rfc_6455_and_iana_say() {
         for code in 0..=u16::MAX {
-            let named = [
-                1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014,
-            ];
+            let named = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014];
             let expected = named.contains(&code) || (3000..5000).contains(&code);
             assert_eq!(is_sendable(code.into()), expected, "{code}");
             // tungstenite knows the same list without 1014; if this changes, its own check may serve.
-            assert_eq!(
-                CloseCode::from(code).is_allowed(),
-                expected && code != 1014,
-                "{code}"
-            );
+            assert_eq!(CloseCode::from(code).is_allowed(), expected && code != 1014, "{code}");
         }
     }
 
@@ -115,42 +103,22 @@ mod tests {
     fn payloads_are_read() {
         assert_eq!(parse(&[]), Ok(None));
         assert_eq!(parse(&[3]), Err(ProtocolError::CloseTooShort));
-        assert_eq!(
-            parse(&[3, 232]),
-            Ok(Some(CloseFrame {
-                code: CloseCode::Normal,
-                reason: ""
-            }))
-        );
+        assert_eq!(parse(&[3, 232]), Ok(Some(CloseFrame { code: CloseCode::Normal, reason: "" })));
         assert_eq!(
             parse(b"\x0f\xa0caf\xc3\xa9"),
-            Ok(Some(CloseFrame {
-                code: CloseCode::Library(4000),
-                reason: "café"
-            }))
+            Ok(Some(CloseFrame { code: CloseCode::Library(4000), reason: "café" }))
         );
         assert_eq!(parse(b"\x03\xe8caf\xc3"), Err(ProtocolError::CloseReasonNotUtf8));
-        for code in [
-            0u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535,
-        ] {
-            assert_eq!(
-                parse(&code.to_be_bytes()),
-                Err(ProtocolError::CloseCodeInvalid(code))
-            );
+        for code in [0u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+            assert_eq!(parse(&code.to_be_bytes()), Err(ProtocolError::CloseCodeInvalid(code)));
         }
-        assert_eq!(
-            parse(&[3, 246]).map(|frame| frame.map(|frame| u16::from(frame.code))),
-            Ok(Some(1014))
-        );
+        assert_eq!(parse(&[3, 246]).map(|frame| frame.map(|frame| u16::from(frame.code))), Ok(Some(1014)));
     }
 
     #[test]
     fn frames_are_built() {
         assert_eq!(encoded(Some(CloseCode::Normal), ""), [0x88, 2, 3, 232]);
-        assert_eq!(
-            encoded(Some(CloseCode::Policy), "slow consumer"),
-            b"\x88\x0f\x03\xf0slow consumer"
-        );
+        assert_eq!(encoded(Some(CloseCode::Policy), "slow consumer"), b"\x88\x0f\x03\xf0slow consumer");
         assert_eq!(encoded(None, "ignored"), [0x88, 0]);
         assert_eq!(encoded(Some(CloseCode::Status), "ignored"), [0x88, 0]);
         assert_eq!(encoded(Some(CloseCode::from(1014)), ""), [0x88, 2, 3, 246]);

@@ -38,10 +38,7 @@ impl Default for Inflater {
 impl Inflater {
     /// An inflater with the full window, which reads what was compressed with any.
     pub fn new() -> Self {
-        Self {
-            state: Decompress::new(false),
-            output: Vec::new(),
-        }
+        Self { state: Decompress::new(false), output: Vec::new() }
     }
 
     /// Inflates one message, given its payload as received (without the tail).
@@ -85,11 +82,7 @@ impl Inflater {
             && self.feed(&mut final_block, max_message_bytes)?
             && final_block.is_empty()
             && self.output.len() == output_bytes;
-        if is_whole {
-            Ok(())
-        } else {
-            Err(ProtocolError::DeflateInvalid)
-        }
+        if is_whole { Ok(()) } else { Err(ProtocolError::DeflateInvalid) }
     }
 
     /// Inflates all of `input`, or up to the end of a final block, which is told by `true`.
@@ -99,13 +92,10 @@ impl Inflater {
         loop {
             if self.output.len() == self.output.capacity() {
                 let ahead = self.output.len().max(FIRST_OUTPUT_BYTES);
-                self.output
-                    .reserve_exact(ahead.min(max_output_bytes - self.output.len()));
+                self.output.reserve_exact(ahead.min(max_output_bytes - self.output.len()));
             }
             let (read_before, written_before) = (self.state.total_in(), self.output.len());
-            let status = self
-                .state
-                .decompress_vec(input, &mut self.output, FlushDecompress::None);
+            let status = self.state.decompress_vec(input, &mut self.output, FlushDecompress::None);
             let read = (self.state.total_in() - read_before) as usize;
             *input = &input[read..];
             if self.output.len() > max_message_bytes {
@@ -115,11 +105,7 @@ impl Inflater {
                 Ok(Status::StreamEnd) => return Ok(true),
                 // Room is left in the output, so the input is used up and nothing is held back.
                 Ok(Status::Ok | Status::BufError) if self.output.len() < self.output.capacity() => {
-                    return if input.is_empty() {
-                        Ok(false)
-                    } else {
-                        Err(ProtocolError::DeflateInvalid)
-                    };
+                    return if input.is_empty() { Ok(false) } else { Err(ProtocolError::DeflateInvalid) };
                 }
                 Ok(Status::Ok | Status::BufError) if read > 0 || self.output.len() > written_before => {}
                 Ok(Status::Ok | Status::BufError) | Err(_) => return Err(ProtocolError::DeflateInvalid),
@@ -140,9 +126,7 @@ impl Deflater {
     /// [`Negotiated`](super::Negotiated) never holds others.
     pub fn new(window_bits: u8) -> Self {
         let window_bits = window_bits.clamp(9, 15);
-        Self {
-            state: Compress::new_with_window_bits(Compression::default(), false, window_bits),
-        }
+        Self { state: Compress::new_with_window_bits(Compression::default(), false, window_bits) }
     }
 
     /// Appends the compressed form of one message to `out`, without the tail: the payload of a frame with RSV1.

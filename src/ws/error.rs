@@ -37,6 +37,8 @@ pub enum ProtocolError {
     TextNotUtf8,
     /// A message is larger than the server's limit (RFC 6455 7.4.1, code 1009).
     MessageTooBig,
+    /// A data frame where the client may send none (RFC 6455 7.4.1, code 1008).
+    DataRefused,
     /// The compressed bytes of a message are not a whole DEFLATE stream (RFC 7692 7.2.2).
     DeflateInvalid,
 }
@@ -58,6 +60,7 @@ impl ProtocolError {
             | Self::CloseCodeInvalid(_) => CloseCode::Protocol,
             Self::CloseReasonNotUtf8 | Self::TextNotUtf8 | Self::DeflateInvalid => CloseCode::Invalid,
             Self::MessageTooBig => CloseCode::Size,
+            Self::DataRefused => CloseCode::Policy,
         }
     }
 
@@ -79,6 +82,7 @@ impl ProtocolError {
             Self::TextNotUtf8 => "text_not_utf8",
             Self::MessageTooBig => "message_too_big",
             Self::DeflateInvalid => "deflate_invalid",
+            Self::DataRefused => "data_refused",
         }
     }
 }
@@ -100,6 +104,7 @@ impl fmt::Display for ProtocolError {
             Self::CloseReasonNotUtf8 => f.write_str("close reason not UTF-8"),
             Self::TextNotUtf8 => f.write_str("text not UTF-8"),
             Self::MessageTooBig => f.write_str("message too big"),
+            Self::DataRefused => f.write_str("no messages are taken here"),
             Self::DeflateInvalid => f.write_str("compressed message invalid"),
         }
     }
@@ -112,7 +117,7 @@ mod tests {
     use super::super::close;
     use super::*;
 
-    const EVERY: [ProtocolError; 15] = [
+    const EVERY: [ProtocolError; 16] = [
         ProtocolError::ReservedBits,
         ProtocolError::ReservedOpcode(3),
         ProtocolError::Unmasked,
@@ -127,6 +132,7 @@ mod tests {
         ProtocolError::CloseReasonNotUtf8,
         ProtocolError::TextNotUtf8,
         ProtocolError::MessageTooBig,
+        ProtocolError::DataRefused,
         ProtocolError::DeflateInvalid,
     ];
 
@@ -141,10 +147,9 @@ mod tests {
     #[test]
     fn names_are_distinct_labels() {
         let mut names: Vec<_> = EVERY.iter().map(|error| error.as_str()).collect();
-        assert!(names.iter().all(|n| {
-            n.bytes()
-                .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8')
-        }));
+        assert!(
+            names.iter().all(|n| { n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8') })
+        );
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), EVERY.len());

@@ -47,9 +47,7 @@ impl Negotiated {
 pub fn negotiate(request: &Request) -> Result<Option<Negotiated>, Rejection> {
     let mut accepted = None;
     for line in request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS) {
-        let mut reader = Reader {
-            rest: line.as_bytes(),
-        };
+        let mut reader = Reader { rest: line.as_bytes() };
         while let Some(offer) = reader.next_offer()? {
             accepted = accepted.or(accept(&offer));
         }
@@ -97,11 +95,7 @@ fn accept(offer: &Offer<'_>) -> Option<Negotiated> {
 /// A decimal number without leading zeros in the range of RFC 7692 7.1.2.
 fn window_bits(value: &[u8]) -> Option<u8> {
     let is_number = value.iter().all(u8::is_ascii_digit) && !value.starts_with(b"0");
-    let bits = std::str::from_utf8(value)
-        .ok()
-        .filter(|_| is_number)?
-        .parse()
-        .ok()?;
+    let bits = std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()?;
     OFFERED_WINDOW_BITS.contains(&bits).then_some(bits)
 }
 
@@ -121,11 +115,7 @@ impl<'a> Reader<'a> {
         let mut parameters = Vec::new();
         while self.skip(b';') {
             let parameter = self.token()?;
-            let value = if self.skip(b'=') {
-                Some(self.value()?)
-            } else {
-                None
-            };
+            let value = if self.skip(b'=') { Some(self.value()?) } else { None };
             parameters.push((parameter, value));
         }
         if !self.rest.is_empty() && !self.skip(b',') {
@@ -148,17 +138,10 @@ impl<'a> Reader<'a> {
 
     fn token(&mut self) -> Result<&'a [u8], Rejection> {
         let rest = self.rest.trim_ascii_start();
-        let end = rest
-            .iter()
-            .position(|&byte| !is_token_byte(byte))
-            .unwrap_or(rest.len());
+        let end = rest.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(rest.len());
         let (token, rest) = rest.split_at(end);
         self.rest = rest;
-        if token.is_empty() {
-            Err(malformed())
-        } else {
-            Ok(token)
-        }
+        if token.is_empty() { Err(malformed()) } else { Ok(token) }
     }
 
     /// A token, or a quoted string that holds one.
@@ -268,27 +251,14 @@ mod tests {
     fn the_first_acceptable_offer_wins_over_all_lines() {
         let wins = |lines: &[&str], bits: u8| {
             let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
-            assert_eq!(
-                answer(&lines),
-                Ok(Some(format!("{PLAIN}; server_max_window_bits={bits}")))
-            );
+            assert_eq!(answer(&lines), Ok(Some(format!("{PLAIN}; server_max_window_bits={bits}"))));
         };
-        wins(
-            &["permessage-deflate; server_max_window_bits=10, permessage-deflate"],
-            10,
-        );
+        wins(&["permessage-deflate; server_max_window_bits=10, permessage-deflate"], 10);
         wins(
             &["permessage-deflate; server_max_window_bits=8, permessage-deflate; server_max_window_bits=9"],
             9,
         );
-        wins(
-            &[
-                "foo; bar=baz",
-                "permessage-deflate; server_max_window_bits=12",
-                "permessage-deflate",
-            ],
-            12,
-        );
+        wins(&["foo; bar=baz", "permessage-deflate; server_max_window_bits=12", "permessage-deflate"], 12);
     }
 
     #[test]
@@ -311,12 +281,7 @@ mod tests {
         ];
         for line in malformed {
             assert_eq!(answer(&[line]), Err(400), "{}", line.escape_ascii());
-            assert_eq!(
-                answer(&[b"permessage-deflate", line]),
-                Err(400),
-                "{}",
-                line.escape_ascii()
-            );
+            assert_eq!(answer(&[b"permessage-deflate", line]), Err(400), "{}", line.escape_ascii());
         }
     }
 

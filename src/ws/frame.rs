@@ -97,12 +97,7 @@ pub(super) fn encode_close(payload: &[u8], out: &mut Vec<u8>) {
 }
 
 fn encode_control(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
-    encode(
-        opcode,
-        false,
-        &payload[..payload.len().min(MAX_CONTROL_BYTES)],
-        out,
-    );
+    encode(opcode, false, &payload[..payload.len().min(MAX_CONTROL_BYTES)], out);
 }
 
 /// The header of a client's frame, checked.
@@ -188,14 +183,7 @@ impl ClientHeader {
         let Some(&mask) = bytes[mask_at..].first_chunk() else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            opcode,
-            fin,
-            rsv1,
-            mask,
-            payload_bytes,
-            header_bytes: mask_at + 4,
-        }))
+        Ok(Some(Self { opcode, fin, rsv1, mask, payload_bytes, header_bytes: mask_at + 4 }))
     }
 }
 
@@ -219,29 +207,12 @@ mod tests {
 
     #[test]
     fn server_headers_equal_tungstenites() {
-        let sizes = [
-            0,
-            1,
-            125,
-            126,
-            127,
-            255,
-            256,
-            65535,
-            65536,
-            65537,
-            1 << 24,
-            usize::MAX >> 1,
-        ];
+        let sizes = [0, 1, 125, 126, 127, 255, 256, 65535, 65536, 65537, 1 << 24, usize::MAX >> 1];
         for opcode in [TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION] {
             for rsv1 in [false, true] {
                 for size in sizes {
                     let mut foreign = Vec::new();
-                    let header = FrameHeader {
-                        opcode,
-                        rsv1,
-                        ..FrameHeader::default()
-                    };
+                    let header = FrameHeader { opcode, rsv1, ..FrameHeader::default() };
                     header.format(size as u64, &mut foreign).unwrap();
                     assert_eq!(ServerHeader::new(opcode, rsv1, size).as_bytes(), foreign);
                 }

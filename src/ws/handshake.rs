@@ -44,14 +44,10 @@ pub fn check_upgrade(request: &Request) -> Result<(), Rejection> {
     match (connection, upgrade) {
         (true, true) => {}
         (false, true) => {
-            return Err(Rejection::bad_request(
-                "Upgrade needs the header Connection: Upgrade",
-            ));
+            return Err(Rejection::bad_request("Upgrade needs the header Connection: Upgrade"));
         }
         (true, false) if !headers.contains_key(header::UPGRADE) => {
-            return Err(Rejection::bad_request(
-                "Connection: Upgrade needs the header Upgrade: websocket",
-            ));
+            return Err(Rejection::bad_request("Connection: Upgrade needs the header Upgrade: websocket"));
         }
         (_, false) => return Err(Rejection::upgrade_required()),
     }
@@ -114,10 +110,7 @@ fn check_host(headers: &HeaderMap) -> Result<(), Rejection> {
 
 /// A body would be read as the first frames.
 fn check_no_body(headers: &HeaderMap) -> Result<(), Rejection> {
-    let has_length = headers
-        .get_all(header::CONTENT_LENGTH)
-        .iter()
-        .any(|length| length.as_bytes() != b"0");
+    let has_length = headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
     if has_length || headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Rejection::bad_request("a WebSocket upgrade has no body"));
     }
@@ -134,9 +127,7 @@ fn websocket_key(headers: &HeaderMap) -> Result<&[u8], Rejection> {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     match key.strip_suffix(b"==") {
         Some(digits) if digits.len() == 22 && digits.iter().all(is_digit) => Ok(key),
-        _ => Err(Rejection::bad_request(
-            "the header Sec-WebSocket-Key is not 16 bytes in base64",
-        )),
+        _ => Err(Rejection::bad_request("the header Sec-WebSocket-Key is not 16 bytes in base64")),
     }
 }
 
@@ -145,9 +136,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, Rejectio
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value.map(|value| value.as_bytes().trim_ascii())),
-        (_, Some(_)) => Err(Rejection::bad_request(
-            "a header that may appear once appears twice",
-        )),
+        (_, Some(_)) => Err(Rejection::bad_request("a header that may appear once appears twice")),
     }
 }
 

@@ -18,9 +18,7 @@ pub fn unmask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let key = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut blocks = payload.chunks_exact_mut(BLOCK_BYTES);
     for block in &mut blocks {
-        block
-            .chunks_exact_mut(WORD_BYTES)
-            .for_each(|word| xor_word(word, key));
+        block.chunks_exact_mut(WORD_BYTES).for_each(|word| xor_word(word, key));
     }
     let mut words = blocks.into_remainder().chunks_exact_mut(WORD_BYTES);
     words.by_ref().for_each(|word| xor_word(word, key));
@@ -40,9 +38,7 @@ fn xor_word(word: &mut [u8], key: u64) {
 /// The key as it applies to a payload that starts `offset` bytes into the frame.
 fn rotate(key: [u8; 4], offset: usize) -> [u8; 4] {
     // Big-endian puts key[0] on top, so a left rotation by whole bytes moves the key forward.
-    u32::from_be_bytes(key)
-        .rotate_left((offset % 4) as u32 * 8)
-        .to_be_bytes()
+    u32::from_be_bytes(key).rotate_left((offset % 4) as u32 * 8).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -31,6 +31,25 @@ pub struct Limits {
     /// Largest message in bytes, as the application sees it: assembled and inflated. Beyond it the
     /// outcome is [`ProtocolError::MessageTooBig`] (1009).
     pub max_message_bytes: usize,
+    /// Whether the peer may send messages at all. If not, the header of a data frame is answered with
+    /// [`ProtocolError::DataRefused`] (1008), and nothing of it is held.
+    pub takes_messages: bool,
+}
+
+impl Limits {
+    /// Messages are taken, up to this size.
+    #[must_use]
+    pub const fn new(max_message_bytes: usize) -> Self {
+        Self { max_message_bytes, takes_messages: true }
+    }
+
+    /// Judges a frame by its header alone.
+    fn judge(&self, header: &ClientHeader) -> Result<(), ProtocolError> {
+        match header.opcode {
+            OpCode::Data(_) if !self.takes_messages => Err(ProtocolError::DataRefused),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Text or binary.
@@ -149,14 +168,10 @@ impl Session {
         self.free_delivered();
         // The common case is inlined into the caller: returning the event through memory costs more than
         // all of its work for a short message.
-        if self.partial.is_none() {
+        if self.partial.is_none() && limits.takes_messages {
             if let Some((header, payload)) = take_whole_message(input, limits) {
                 mask::unmask(payload, header.mask, 0);
-                let kind = if header.opcode == TEXT {
-                    MessageKind::Text
-                } else {
-                    MessageKind::Binary
-                };
+                let kind = if header.opcode == TEXT { MessageKind::Text } else { MessageKind::Binary };
                 return Payload::of(kind, payload).map(|payload| Some(Event::Message(payload)));
             }
         }
@@ -173,15 +188,12 @@ impl Session {
     ) -> Result<Option<Event<'s>>, ProtocolError> {
         let compression = inflater.is_some();
         let end = loop {
-            if let Some(partial) = self
-                .partial
-                .as_deref_mut()
-                .filter(|partial| partial.is_inside_frame())
-            {
+            if let Some(partial) = self.partial.as_deref_mut().filter(|partial| partial.is_inside_frame()) {
                 if !partial.has_header() {
                     let Some(header) = partial.complete_header(input, compression)? else {
                         return Ok(None);
                     };
+                    limits.judge(&header)?;
                     partial.open_frame(&header, limits)?;
                 }
                 match partial.take_payload(input)? {
@@ -197,6 +209,7 @@ impl Session {
                 }
                 return Ok(None);
             };
+            limits.judge(&header)?;
             if header.payload_bytes > (input.len() - header.header_bytes) as u64 {
                 take(input, header.header_bytes);
                 self.partial_mut().open_frame(&header, limits)?;
@@ -282,9 +295,7 @@ fn inflated<'s>(
 #[inline]
 fn take_whole_message<'i>(input: &mut &'i mut [u8], limits: &Limits) -> Option<(ClientHeader, &'i mut [u8])> {
     let header = ClientHeader::parse(input, false).ok()??;
-    let frame_bytes = usize::try_from(header.payload_bytes)
-        .ok()?
-        .checked_add(header.header_bytes)?;
+    let frame_bytes = usize::try_from(header.payload_bytes).ok()?.checked_add(header.header_bytes)?;
     let is_message = header.fin && matches!(header.opcode, TEXT | BINARY);
     if !is_message
         || frame_bytes > input.len()
@@ -309,16 +320,8 @@ fn take<'i>(input: &mut &'i mut [u8], bytes: usize) -> &'i mut [u8] {
 /// fixed Huffman code's worst) and block headers.
 fn judge_size(compressed: bool, bytes: u64, limits: &Limits) -> Result<(), ProtocolError> {
     let limit = limits.max_message_bytes as u64;
-    let limit = if compressed {
-        limit.saturating_add(limit / 8).saturating_add(64)
-    } else {
-        limit
-    };
-    if bytes > limit {
-        Err(ProtocolError::MessageTooBig)
-    } else {
-        Ok(())
-    }
+    let limit = if compressed { limit.saturating_add(limit / 8).saturating_add(64) } else { limit };
+    if bytes > limit { Err(ProtocolError::MessageTooBig) } else { Ok(()) }
 }
 
 /// The kind of message that a frame begins; `None` if it begins none.

@@ -158,11 +158,7 @@ mod tests {
                 assert_eq!(check(&text), Ok(expected));
                 for cut in 0..=text.len() {
                     let (left, right) = text.split_at(cut);
-                    assert_eq!(
-                        stream([left, right]),
-                        Ok((expected.to_owned(), true)),
-                        "{text:x?} at {cut}"
-                    );
+                    assert_eq!(stream([left, right]), Ok((expected.to_owned(), true)), "{text:x?} at {cut}");
                 }
             }
         }
@@ -206,9 +202,7 @@ mod tests {
                         Err(_) => Err(()),
                     };
                     let whole = stream([&bytes[..]]).map(|(_, complete)| complete).map_err(|_| ());
-                    let bytewise = stream(bytes.chunks(1))
-                        .map(|(_, complete)| complete)
-                        .map_err(|_| ());
+                    let bytewise = stream(bytes.chunks(1)).map(|(_, complete)| complete).map_err(|_| ());
                     assert_eq!((whole, bytewise), (valid, valid), "{bytes:x?}");
                 }
             }

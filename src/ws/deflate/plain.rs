@@ -179,10 +179,7 @@ impl Code {
         let mut value = 0;
         for len in 1..=15 {
             value = value << 1 | bits.take(1)?;
-            if let Ok(i) = self
-                .words
-                .binary_search_by(|&(l, v, _)| (l, v).cmp(&(len, value)))
-            {
+            if let Ok(i) = self.words.binary_search_by(|&(l, v, _)| (l, v).cmp(&(len, value))) {
                 return Some(self.words[i].2);
             }
         }

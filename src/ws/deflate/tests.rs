@@ -50,15 +50,8 @@ fn rfc_7692_examples() {
     // 7.2.3.2 needs the window of the message before, which is not taken over.
     let mut inflater = Inflater::new();
     assert_eq!(inflater.inflate(RFC_HELLO[0], MAX).unwrap(), b"Hello");
-    assert_eq!(
-        inflater.inflate(b"\xf2\x00\x11\x00\x00", MAX),
-        Err(ProtocolError::DeflateInvalid)
-    );
-    assert_eq!(
-        inflater.inflate(RFC_HELLO[0], MAX).unwrap(),
-        b"Hello",
-        "an error leaves nothing behind"
-    );
+    assert_eq!(inflater.inflate(b"\xf2\x00\x11\x00\x00", MAX), Err(ProtocolError::DeflateInvalid));
+    assert_eq!(inflater.inflate(RFC_HELLO[0], MAX).unwrap(), b"Hello", "an error leaves nothing behind");
 }
 
 #[test]
@@ -85,10 +78,7 @@ fn final_blocks_may_end_a_message_or_be_followed_by_others() {
     );
     let empty_final = b"\x03\x00";
     assert_eq!(inflate(&empty_final.repeat(MAX_FINAL_BLOCKS)).unwrap(), b"");
-    assert_eq!(
-        inflate(&empty_final.repeat(MAX_FINAL_BLOCKS + 1)),
-        Err(ProtocolError::DeflateInvalid)
-    );
+    assert_eq!(inflate(&empty_final.repeat(MAX_FINAL_BLOCKS + 1)), Err(ProtocolError::DeflateInvalid));
 }
 
 #[test]
@@ -100,12 +90,7 @@ fn a_payload_of_no_bytes_is_an_empty_message() {
 fn every_truncation_is_refused() {
     let text = b"abcabcabcabc, the beginning and the end, abcabcabc".repeat(5);
     let dynamic = deflate(15, &noise(300).iter().map(|byte| byte % 7).collect::<Vec<_>>());
-    for whole in [
-        deflate(15, &text),
-        dynamic,
-        RFC_HELLO[1].to_vec(),
-        deflate(15, &noise(500)),
-    ] {
+    for whole in [deflate(15, &text), dynamic, RFC_HELLO[1].to_vec(), deflate(15, &noise(500))] {
         assert!(inflate(&whole).is_ok());
         // One zero byte is the empty message; it also begins every stored block.
         for len in (1..whole.len()).filter(|&len| whole[..len] != [0]) {
@@ -117,10 +102,7 @@ fn every_truncation_is_refused() {
             );
         }
         // The tail left on is not a whole series of blocks either.
-        assert_eq!(
-            inflate(&[&whole[..], &TAIL].concat()),
-            Err(ProtocolError::DeflateInvalid)
-        );
+        assert_eq!(inflate(&[&whole[..], &TAIL].concat()), Err(ProtocolError::DeflateInvalid));
     }
 }
 
@@ -132,10 +114,7 @@ fn the_limit_is_exact() {
             let payload = deflate(15, &message);
             assert_eq!(inflater.inflate(&payload, size).unwrap(), message);
             assert_eq!(inflater.inflate(&payload, size + 1).unwrap(), message);
-            assert_eq!(
-                inflater.inflate(&payload, size - 1),
-                Err(ProtocolError::MessageTooBig)
-            );
+            assert_eq!(inflater.inflate(&payload, size - 1), Err(ProtocolError::MessageTooBig));
             assert_eq!(inflater.inflate(&payload, 0), Err(ProtocolError::MessageTooBig));
         }
     }
@@ -148,19 +127,9 @@ fn a_bomb_is_stopped_at_the_limit_with_bounded_memory() {
     assert!(bomb.len() < 64 << 10, "{}", bomb.len());
     let mut inflater = Inflater::new();
     assert_eq!(inflater.inflate(&bomb, MAX), Err(ProtocolError::MessageTooBig));
-    assert!(
-        inflater.output.capacity() <= MAX + 1,
-        "{}",
-        inflater.output.capacity()
-    );
+    assert!(inflater.output.capacity() <= MAX + 1, "{}", inflater.output.capacity());
     // A large message is served, and its memory given back with the next one.
-    assert_eq!(
-        inflater
-            .inflate(&deflate(15, &vec![0; 1 << 20]), 1 << 20)
-            .unwrap()
-            .len(),
-        1 << 20
-    );
+    assert_eq!(inflater.inflate(&deflate(15, &vec![0; 1 << 20]), 1 << 20).unwrap().len(), 1 << 20);
     assert_eq!(inflater.inflate(RFC_HELLO[0], MAX).unwrap(), b"Hello");
     assert!(inflater.output.capacity() <= KEPT_BYTES);
 }
@@ -180,21 +149,11 @@ fn the_window_is_honoured() {
             let payload = deflate(window_bits, message);
             let inflated = inflate_plainly(&payload).unwrap();
             assert!(inflated.message == *message, "{window_bits}");
-            assert!(
-                inflated.max_distance <= window_bytes,
-                "{window_bits}: {}",
-                inflated.max_distance
-            );
-            assert!(
-                Inflater::new().inflate(&payload, 1 << 20).unwrap() == message,
-                "{window_bits}"
-            );
+            assert!(inflated.max_distance <= window_bytes, "{window_bits}: {}", inflated.max_distance);
+            assert!(Inflater::new().inflate(&payload, 1 << 20).unwrap() == message, "{window_bits}");
         }
         let inflated = inflate_plainly(&deflate(window_bits, &near)).unwrap();
-        assert!(
-            inflated.max_distance >= window_bytes / 4,
-            "{window_bits}: it does look back"
-        );
+        assert!(inflated.max_distance >= window_bytes / 4, "{window_bits}: it does look back");
         if window_bits < 15 {
             let inflated = inflate_plainly(&deflate(15, &far)).unwrap();
             assert!(

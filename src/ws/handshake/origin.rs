@@ -28,11 +28,7 @@ pub struct InvalidOrigin(pub String);
 
 impl fmt::Display for InvalidOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?}: expected an origin like https://example.com, a host, `null` or `*`",
-            self.0
-        )
+        write!(f, "{:?}: expected an origin like https://example.com, a host, `null` or `*`", self.0)
     }
 }
 
@@ -63,16 +59,11 @@ impl OriginPolicy {
         let is_allowed = match self {
             Self::Any => true,
             Self::SameHost => Origin::parse(value).is_some_and(|origin| origin.is_same_host(request)),
-            Self::List(list) => list
-                .iter()
-                .filter_map(|entry| Pattern::parse(entry))
-                .any(|p| p.matches(value)),
+            Self::List(list) => {
+                list.iter().filter_map(|entry| Pattern::parse(entry)).any(|p| p.matches(value))
+            }
         };
-        if is_allowed {
-            Ok(())
-        } else {
-            Err(Rejection::origin())
-        }
+        if is_allowed { Ok(()) } else { Err(Rejection::origin()) }
     }
 }
 
@@ -80,10 +71,7 @@ impl OriginPolicy {
 pub(super) fn parse_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let host_bytes = match authority {
         [b'[', ..] => 1 + authority.iter().position(|&byte| byte == b']')?,
-        _ => authority
-            .iter()
-            .position(|&byte| byte == b':')
-            .unwrap_or(authority.len()),
+        _ => authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len()),
     };
     let (host, port) = authority.split_at(host_bytes);
     let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%[]:".contains(byte);
@@ -129,11 +117,7 @@ impl<'a> Origin<'a> {
             return None;
         }
         let (host, port) = parse_authority(rest.strip_prefix(b"://")?)?;
-        Some(Self {
-            scheme,
-            host,
-            port: port.or(default_port(scheme)),
-        })
+        Some(Self { scheme, host, port: port.or(default_port(scheme)) })
     }
 
     /// True if the request went to the host and port of this origin.
@@ -212,9 +196,7 @@ mod tests {
         *request.uri_mut() = target.parse().unwrap();
         request.headers_mut().insert(HOST, host.parse().unwrap());
         if let Some(origin) = origin {
-            request
-                .headers_mut()
-                .insert(ORIGIN, http::HeaderValue::from_bytes(origin).unwrap());
+            request.headers_mut().insert(ORIGIN, http::HeaderValue::from_bytes(origin).unwrap());
         }
         policy.check(&request).map_err(|rejection| rejection.reason)
     }
@@ -261,50 +243,29 @@ mod tests {
         ];
         for (host, origin) in refused {
             let outcome = check(&OriginPolicy::SameHost, "/", host, Some(origin));
-            assert_eq!(
-                outcome,
-                Err(RejectReason::Origin),
-                "{host} {}",
-                origin.escape_ascii()
-            );
+            assert_eq!(outcome, Err(RejectReason::Origin), "{host} {}", origin.escape_ascii());
         }
         // An absolute target counts, not Host.
         let origin = Some(&b"http://a.org"[..]);
-        assert_eq!(
-            check(&OriginPolicy::SameHost, "http://a.org/x", "b.org", origin),
-            Ok(())
-        );
+        assert_eq!(check(&OriginPolicy::SameHost, "http://a.org/x", "b.org", origin), Ok(()));
         let outcome = check(&OriginPolicy::SameHost, "http://b.org/x", "a.org", origin);
         assert_eq!(outcome, Err(RejectReason::Origin));
     }
 
     #[test]
     fn without_origin_every_policy_passes_and_any_passes_everything() {
-        for policy in [
-            OriginPolicy::SameHost,
-            OriginPolicy::Any,
-            OriginPolicy::List(Vec::new()),
-        ] {
+        for policy in [OriginPolicy::SameHost, OriginPolicy::Any, OriginPolicy::List(Vec::new())] {
             assert_eq!(check(&policy, "/", "example.com", None), Ok(()));
         }
         for origin in [&b"null"[..], b"http://evil.org", b"\xff", b""] {
-            assert_eq!(
-                check(&OriginPolicy::Any, "/", "example.com", Some(origin)),
-                Ok(())
-            );
+            assert_eq!(check(&OriginPolicy::Any, "/", "example.com", Some(origin)), Ok(()));
         }
     }
 
     #[test]
     fn the_list_is_compared_by_its_parts() {
-        let list = [
-            "https://Example.com",
-            "http://localhost:3000",
-            "intranet",
-            "box:8443",
-            "null",
-            "app://x",
-        ];
+        let list =
+            ["https://Example.com", "http://localhost:3000", "intranet", "box:8443", "null", "app://x"];
         let policy = OriginPolicy::parse(&list.map(str::to_owned)).unwrap();
         let allowed = [
             "https://example.com",
@@ -317,11 +278,7 @@ mod tests {
             "app://x",
         ];
         for origin in allowed {
-            assert_eq!(
-                check(&policy, "/", "other", Some(origin.as_bytes())),
-                Ok(()),
-                "{origin}"
-            );
+            assert_eq!(check(&policy, "/", "other", Some(origin.as_bytes())), Ok(()), "{origin}");
         }
         let refused = [
             "http://example.com",
@@ -348,25 +305,11 @@ mod tests {
         assert_eq!(parse(&[]), Ok(OriginPolicy::SameHost));
         assert_eq!(parse(&["*"]), Ok(OriginPolicy::Any));
         assert_eq!(parse(&["http://a", "*"]), Ok(OriginPolicy::Any));
-        assert_eq!(
-            parse(&["http://a"]),
-            Ok(OriginPolicy::List(vec!["http://a".to_owned()]))
-        );
-        for wrong in [
-            "",
-            "http://",
-            "http://a/",
-            "http://a/b",
-            "https://*.a.org",
-            "a b",
-            "http://a:x",
-            "http:a:b",
-        ] {
-            assert_eq!(
-                parse(&["http://a", wrong]),
-                Err(InvalidOrigin(wrong.to_owned())),
-                "{wrong}"
-            );
+        assert_eq!(parse(&["http://a"]), Ok(OriginPolicy::List(vec!["http://a".to_owned()])));
+        for wrong in
+            ["", "http://", "http://a/", "http://a/b", "https://*.a.org", "a b", "http://a:x", "http:a:b"]
+        {
+            assert_eq!(parse(&["http://a", wrong]), Err(InvalidOrigin(wrong.to_owned())), "{wrong}");
         }
     }
 
@@ -377,10 +320,7 @@ mod tests {
             request.headers_mut().append(ORIGIN, origin.parse().unwrap());
         }
         for policy in [OriginPolicy::Any, OriginPolicy::SameHost] {
-            assert_eq!(
-                policy.check(&request).unwrap_err().reason,
-                RejectReason::BadRequest
-            );
+            assert_eq!(policy.check(&request).unwrap_err().reason, RejectReason::BadRequest);
         }
     }
 }

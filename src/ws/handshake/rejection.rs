@@ -134,11 +134,7 @@ pub struct Rejection {
 impl Rejection {
     /// A rejection for `reason`, told by `message`.
     pub fn new(reason: RejectReason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-            retry_after_seconds: None,
-        }
+        Self { reason, message: message.into(), retry_after_seconds: None }
     }
 
     /// The HTTP status.
@@ -163,10 +159,7 @@ impl Rejection {
 
     /// 426: a request without upgrade.
     pub fn upgrade_required() -> Self {
-        Self::new(
-            RejectReason::UpgradeRequired,
-            "this is a WebSocket server: connect with ws://",
-        )
+        Self::new(RejectReason::UpgradeRequired, "this is a WebSocket server: connect with ws://")
     }
 
     /// 426: another version of WebSocket.
@@ -186,10 +179,7 @@ impl Rejection {
 
     /// 400: none of the offered subprotocols is served.
     pub fn subprotocol() -> Self {
-        Self::new(
-            RejectReason::Subprotocol,
-            "none of the offered subprotocols is supported",
-        )
+        Self::new(RejectReason::Subprotocol, "none of the offered subprotocols is supported")
     }
 
     /// 400: a topic that is not valid.
@@ -219,20 +209,12 @@ impl Rejection {
 
     /// 503: this address has all the connections it may have.
     pub fn per_ip(retry_after_seconds: u32) -> Self {
-        Self::retry(
-            RejectReason::PerIp,
-            "too many connections from this address",
-            retry_after_seconds,
-        )
+        Self::retry(RejectReason::PerIp, "too many connections from this address", retry_after_seconds)
     }
 
     /// 503: the process is out of file descriptors.
     pub fn descriptors(retry_after_seconds: u32) -> Self {
-        Self::retry(
-            RejectReason::Descriptors,
-            "the server is out of descriptors",
-            retry_after_seconds,
-        )
+        Self::retry(RejectReason::Descriptors, "the server is out of descriptors", retry_after_seconds)
     }
 
     /// 503: draining, or not ready.
@@ -251,21 +233,15 @@ impl Rejection {
     }
 
     fn retry(reason: RejectReason, message: &'static str, retry_after_seconds: u32) -> Self {
-        Self {
-            retry_after_seconds: Some(retry_after_seconds),
-            ..Self::new(reason, message)
-        }
+        Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(reason, message) }
     }
 }
 
 /// Appends the whole HTTP/1.1 response to `out`: head and a body of one line of text. Cannot fail.
 pub fn write_rejection(rejection: &Rejection, out: &mut Vec<u8>) {
     let status = rejection.status();
-    let mut text = format!(
-        "HTTP/1.1 {} {}\r\n",
-        status.as_str(),
-        status.canonical_reason().unwrap_or("Error")
-    );
+    let mut text =
+        format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("Error"));
     // RFC 9110 7.8 wants `upgrade` among the connection options wherever there is an Upgrade header.
     text += match status {
         StatusCode::UPGRADE_REQUIRED => "Connection: close, Upgrade\r\nUpgrade: websocket\r\n",
@@ -281,10 +257,7 @@ pub fn write_rejection(rejection: &Rejection, out: &mut Vec<u8>) {
         text += &format!("Retry-After: {seconds}\r\n");
     }
     let body = &rejection.message;
-    text += &format!(
-        "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
-        body.len() + 1
-    );
+    text += &format!("Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
     text += body;
     text += "\n";
     out.extend_from_slice(text.as_bytes());

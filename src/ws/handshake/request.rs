@@ -28,15 +28,10 @@ pub fn parse_more(
 ) -> Result<Option<(Request, usize)>, Rejection> {
     let window = &bytes[..bytes.len().min(max_handshake_bytes)];
     // RFC 9112 2.2: empty lines before the request are ignored.
-    let skipped = window
-        .iter()
-        .take_while(|&&byte| matches!(byte, b'\r' | b'\n'))
-        .count();
+    let skipped = window.iter().take_while(|&&byte| matches!(byte, b'\r' | b'\n')).count();
     let head = &window[skipped..];
     let line = match head.iter().position(|&byte| byte == b'\n') {
-        Some(end) => Some(RequestLine::parse(
-            head[..end].strip_suffix(b"\r").unwrap_or(&head[..end]),
-        )?),
+        Some(end) => Some(RequestLine::parse(head[..end].strip_suffix(b"\r").unwrap_or(&head[..end]))?),
         None => {
             check_method_so_far(head)?;
             None
@@ -44,11 +39,7 @@ pub fn parse_more(
     };
     let (Some(line), Some(head_bytes)) = (line, find_head_end(head, seen_bytes.saturating_sub(skipped)))
     else {
-        return if bytes.len() < max_handshake_bytes {
-            Ok(None)
-        } else {
-            Err(Rejection::too_large())
-        };
+        return if bytes.len() < max_handshake_bytes { Ok(None) } else { Err(Rejection::too_large()) };
     };
     if !line.is_get {
         return Err(Rejection::method());
@@ -88,20 +79,14 @@ impl RequestLine {
             }
             _ => return Err(Rejection::bad_request("the request is not valid HTTP")),
         };
-        Ok(Self {
-            is_get: line.starts_with(b"GET "),
-            is_http_11,
-        })
+        Ok(Self { is_get: line.starts_with(b"GET "), is_http_11 })
     }
 }
 
 /// Refuses what cannot become a method: TLS, binary protocols, noise.
 fn check_method_so_far(line: &[u8]) -> Result<(), Rejection> {
     let start = &line[..line.len().min(MAX_METHOD_BYTES + 1)];
-    let end = start
-        .iter()
-        .position(|&byte| !is_token_byte(byte))
-        .unwrap_or(start.len());
+    let end = start.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(start.len());
     match start.get(end) {
         Some(b' ') if end > 0 => Ok(()),
         None if end <= MAX_METHOD_BYTES => Ok(()),
@@ -113,15 +98,13 @@ fn check_method_so_far(line: &[u8]) -> Result<(), Rejection> {
 fn find_head_end(head: &[u8], seen_bytes: usize) -> Option<usize> {
     // Of the line end and the blank line behind it, all but the last byte may have been seen.
     let from = seen_bytes.saturating_sub(2).min(head.len());
-    head[from..]
-        .iter()
-        .enumerate()
-        .filter(|&(_, &byte)| byte == b'\n')
-        .find_map(|(i, _)| match &head[from + i + 1..] {
+    head[from..].iter().enumerate().filter(|&(_, &byte)| byte == b'\n').find_map(|(i, _)| {
+        match &head[from + i + 1..] {
             [b'\n', ..] => Some(from + i + 2),
             [b'\r', b'\n', ..] => Some(from + i + 3),
             _ => None,
-        })
+        }
+    })
 }
 
 /// Origin-form, or absolute-form of a scheme that leads here (RFC 9112 3.2).

@@ -16,13 +16,9 @@ pub fn select_subprotocol<'a>(
 ) -> Result<Option<&'a str>, Rejection> {
     let offers = || tokens(request.headers(), SEC_WEBSOCKET_PROTOCOL);
     if !offers().all(|offer| offer.iter().all(|&byte| is_token_byte(byte))) {
-        return Err(Rejection::bad_request(
-            "the header Sec-WebSocket-Protocol is invalid",
-        ));
+        return Err(Rejection::bad_request("the header Sec-WebSocket-Protocol is invalid"));
     }
-    let chosen = supported
-        .iter()
-        .find(|name| offers().any(|offer| offer == name.as_bytes()));
+    let chosen = supported.iter().find(|name| offers().any(|offer| offer == name.as_bytes()));
     if chosen.is_none() && strict && offers().next().is_some() {
         return Err(Rejection::subprotocol());
     }
@@ -38,9 +34,7 @@ mod tests {
         let supported = ["v2.chat".to_owned(), "v1.chat".to_owned()];
         let mut request = Request::new(());
         for line in lines {
-            request
-                .headers_mut()
-                .append(SEC_WEBSOCKET_PROTOCOL, line.parse().unwrap());
+            request.headers_mut().append(SEC_WEBSOCKET_PROTOCOL, line.parse().unwrap());
         }
         select_subprotocol(&request, &supported, strict)
             .map(|name| name.map(str::to_owned))
@@ -59,10 +53,7 @@ mod tests {
             ] {
                 assert_eq!(select(lines, strict), Ok(Some("v2.chat".to_owned())), "{lines:?}");
             }
-            assert_eq!(
-                select(&["other", "v1.chat"], strict),
-                Ok(Some("v1.chat".to_owned()))
-            );
+            assert_eq!(select(&["other", "v1.chat"], strict), Ok(Some("v1.chat".to_owned())));
         }
     }
 
@@ -76,9 +67,7 @@ mod tests {
             assert_eq!(select(lines, true), Ok(None), "{lines:?}");
         }
         let mut request = Request::new(());
-        request
-            .headers_mut()
-            .append(SEC_WEBSOCKET_PROTOCOL, "any".parse().unwrap());
+        request.headers_mut().append(SEC_WEBSOCKET_PROTOCOL, "any".parse().unwrap());
         let none_of_ours = select_subprotocol(&request, &[], true);
         assert_eq!(none_of_ours.unwrap_err().reason, RejectReason::Subprotocol);
     }

@@ -28,25 +28,17 @@ fn shake(bytes: &[u8]) -> Result<String, RejectReason> {
 
 /// `HEADERS` with the line that starts with `name` replaced by `lines`.
 fn with(name: &str, lines: &str) -> Vec<u8> {
-    let kept = HEADERS
-        .split_inclusive("\r\n")
-        .filter(|line| !line.starts_with(&format!("{name}:")));
+    let kept = HEADERS.split_inclusive("\r\n").filter(|line| !line.starts_with(&format!("{name}:")));
     request("/", &format!("{}{lines}", kept.collect::<String>()))
 }
 
 #[test]
 fn rfc_6455_example() {
     let response = shake(&request("/chat", HEADERS)).unwrap();
-    assert!(
-        response.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
-        "{response}"
-    );
+    assert!(response.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{response}");
     assert!(response.ends_with("\r\n\r\n"));
     let has = |line: &str| response.lines().any(|l| l == line);
-    assert!(
-        has("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
-        "{response}"
-    );
+    assert!(has("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{response}");
     assert!(has("Upgrade: websocket") && has("Connection: Upgrade"));
     assert_eq!(response.lines().count(), 5, "{response}");
 }
@@ -61,24 +53,15 @@ fn upgrades_are_recognised_in_all_their_spellings() {
         with("Upgrade", "Upgrade: WebSocket\r\n"),
         with("Upgrade", "Upgrade: h2c, websocket\r\n"),
         with("Upgrade", "Upgrade: foo/2\r\nUPGRADE: WEBSOCKET\r\n"),
-        with(
-            "Sec-WebSocket-Key",
-            "Sec-WebSocket-Key:   AQIDBAUGBwgJCgsMDQ4PEC==  \r\n",
-        ),
-        with(
-            "Sec-WebSocket-Key",
-            "sec-websocket-key: ++//++//++//++//++//+A==\r\n",
-        ),
+        with("Sec-WebSocket-Key", "Sec-WebSocket-Key:   AQIDBAUGBwgJCgsMDQ4PEC==  \r\n"),
+        with("Sec-WebSocket-Key", "sec-websocket-key: ++//++//++//++//++//+A==\r\n"),
         with("Host", "Host: [::1]:8080\r\n"),
         with("X", "X: \u{e9}\u{20ac}\r\nCookie: \u{ff}\r\n"),
         with("X", "Content-Length: 0\r\n"),
         request("http://example.com/x", HEADERS),
         request("wss://example.com:443", HEADERS),
         [b"\r\n\r\n", &request("/", HEADERS)[..]].concat(),
-        request("/", HEADERS)
-            .into_iter()
-            .filter(|&byte| byte != b'\r')
-            .collect(),
+        request("/", HEADERS).into_iter().filter(|&byte| byte != b'\r').collect(),
     ];
     for bytes in accepted {
         assert!(shake(&bytes).is_ok(), "{}", bytes.escape_ascii());
@@ -93,93 +76,30 @@ fn every_fault_has_its_reason() {
     let many_headers = "X: y\r\n".repeat(125);
     let refused = [
         (with("Connection", ""), BadRequest),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZ==\r\n",
-            ),
-            BadRequest,
-        ),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQA==\r\n",
-            ),
-            BadRequest,
-        ),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZ==\r\n"), BadRequest),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQA==\r\n"), BadRequest),
         (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: ==\r\n"), BadRequest),
         (with("Connection", "Connection: keep-alive\r\n"), BadRequest),
-        (
-            with("Connection", "Connection: upgrades, notupgrade\r\n"),
-            BadRequest,
-        ),
+        (with("Connection", "Connection: upgrades, notupgrade\r\n"), BadRequest),
         (with("Upgrade", ""), BadRequest),
         (with("Upgrade", "Upgrade: h2c\r\n"), UpgradeRequired),
         (with("Upgrade", "Upgrade: websockets\r\n"), UpgradeRequired),
         (request("/", "Host: a\r\n"), UpgradeRequired),
         (request("/", "Host: a\r\nConnection: close\r\n"), UpgradeRequired),
         (with("Sec-WebSocket-Version", ""), Version),
-        (
-            with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8\r\n"),
-            Version,
-        ),
-        (
-            with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 130\r\n"),
-            Version,
-        ),
-        (
-            with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 13, 8\r\n"),
-            Version,
-        ),
+        (with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8\r\n"), Version),
+        (with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 130\r\n"), Version),
+        (with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 13, 8\r\n"), Version),
         (with("X", "Sec-WebSocket-Version: 13\r\n"), BadRequest),
         (with("Sec-WebSocket-Key", ""), BadRequest),
-        (
-            with("X", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
-            BadRequest,
-        ),
+        (with("X", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), BadRequest),
         (with("Sec-WebSocket-Key", "Sec-WebSocket-Key:\r\n"), BadRequest),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ\r\n",
-            ),
-            BadRequest,
-        ),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=\r\n",
-            ),
-            BadRequest,
-        ),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j====\r\n",
-            ),
-            BadRequest,
-        ),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQa=\r\n",
-            ),
-            BadRequest,
-        ),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub2-_ZQ==\r\n",
-            ),
-            BadRequest,
-        ),
-        (
-            with(
-                "Sec-WebSocket-Key",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\u{e9}Q==\r\n",
-            ),
-            BadRequest,
-        ),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ\r\n"), BadRequest),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=\r\n"), BadRequest),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j====\r\n"), BadRequest),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQa=\r\n"), BadRequest),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub2-_ZQ==\r\n"), BadRequest),
+        (with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\u{e9}Q==\r\n"), BadRequest),
         (with("Host", ""), BadRequest),
         (with("Host", "Host:\r\n"), BadRequest),
         (with("Host", "Host: a b\r\n"), BadRequest),
@@ -188,10 +108,7 @@ fn every_fault_has_its_reason() {
         (with("Host", "Host: a:b\r\n"), BadRequest),
         (with("Host", "Host: a\r\nHost: a\r\n"), BadRequest),
         (with("X", "Content-Length: 5\r\n"), BadRequest),
-        (
-            with("X", "Content-Length: 0\r\nContent-Length: 1\r\n"),
-            BadRequest,
-        ),
+        (with("X", "Content-Length: 0\r\nContent-Length: 1\r\n"), BadRequest),
         (with("X", "Transfer-Encoding: chunked\r\n"), BadRequest),
         (with("X", "X y: z\r\n"), BadRequest),
         (with("X", "X : z\r\n"), BadRequest),
@@ -207,21 +124,12 @@ fn every_fault_has_its_reason() {
         (post, Method),
         (b"HEAD / HTTP/1.0\r\n\r\n".to_vec(), Method),
         (b"get / HTTP/1.1\r\n\r\n".to_vec(), Method),
-        (
-            format!("GET / HTTP/1.0\r\n{HEADERS}\r\n").into_bytes(),
-            UpgradeRequired,
-        ),
-        (
-            format!("GET / HTTP/3.0\r\n{HEADERS}\r\n").into_bytes(),
-            HttpVersion,
-        ),
+        (format!("GET / HTTP/1.0\r\n{HEADERS}\r\n").into_bytes(), UpgradeRequired),
+        (format!("GET / HTTP/3.0\r\n{HEADERS}\r\n").into_bytes(), HttpVersion),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), HttpVersion),
         (b"GET /\r\n\r\n".to_vec(), BadRequest),
         (b"GET / http/1.1\r\n\r\n".to_vec(), BadRequest),
-        (
-            format!("{long_method} / HTTP/1.1\r\n\r\n").into_bytes(),
-            BadRequest,
-        ),
+        (format!("{long_method} / HTTP/1.1\r\n\r\n").into_bytes(), BadRequest),
     ];
     for (bytes, reason) in refused {
         assert_eq!(shake(&bytes).unwrap_err(), reason, "{}", bytes.escape_ascii());
@@ -248,10 +156,7 @@ fn what_is_not_http_is_refused_at_its_first_bytes() {
             bytes.escape_ascii()
         );
     }
-    assert_eq!(
-        parse(&[b'A'; 33], MAX).unwrap_err().reason,
-        RejectReason::BadRequest
-    );
+    assert_eq!(parse(&[b'A'; 33], MAX).unwrap_err().reason, RejectReason::BadRequest);
     assert!(matches!(parse(&[b'A'; 32], MAX), Ok(None)));
 }
 
@@ -287,10 +192,7 @@ fn the_size_limit_is_exact_and_early() {
     assert_eq!(reason(&endless_header, MAX), RejectReason::TooLarge);
     assert_eq!(reason(&[b'\n'; MAX], MAX), RejectReason::TooLarge);
     // Frames behind the head do not count.
-    assert!(matches!(
-        parse(&[&head[..], &[0; 2 * MAX]].concat(), MAX),
-        Ok(Some(_))
-    ));
+    assert!(matches!(parse(&[&head[..], &[0; 2 * MAX]].concat(), MAX), Ok(Some(_))));
 }
 
 #[test]
@@ -300,14 +202,7 @@ fn acceptance_carries_what_was_chosen_and_refuses_what_cannot_be_sent() {
     let mut more = HeaderMap::new();
     more.append("x-served-by", HeaderValue::from_static("corecast"));
     let mut out = b"before".to_vec();
-    write_acceptance(
-        &request,
-        Some("chat"),
-        Some("permessage-deflate"),
-        &more,
-        &mut out,
-    )
-    .unwrap();
+    write_acceptance(&request, Some("chat"), Some("permessage-deflate"), &more, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("beforeHTTP/1.1 101 ") && text.ends_with("\r\n\r\n"));
     for line in [
@@ -321,10 +216,7 @@ fn acceptance_carries_what_was_chosen_and_refuses_what_cannot_be_sent() {
     for (subprotocol, extensions) in [(Some("a\r\nb"), None), (None, Some("a\nb"))] {
         let mut out = b"before".to_vec();
         let rejection = write_acceptance(&request, subprotocol, extensions, &more, &mut out).unwrap_err();
-        assert_eq!(
-            (rejection.reason, &out[..]),
-            (RejectReason::Internal, &b"before"[..])
-        );
+        assert_eq!((rejection.reason, &out[..]), (RejectReason::Internal, &b"before"[..]));
     }
 }
 
@@ -361,10 +253,7 @@ fn rejections_are_whole_responses() {
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         let lines: Vec<&str> = head.split("\r\n").collect();
         assert!(lines.iter().any(|l| l.starts_with("Connection: close")), "{head}");
-        assert!(
-            lines.contains(&format!("Content-Length: {}", body.len()).as_str()),
-            "{head}"
-        );
+        assert!(lines.contains(&format!("Content-Length: {}", body.len()).as_str()), "{head}");
         assert!(line.is_empty() || lines.contains(line), "{head}");
         assert_eq!(lines.contains(&"Upgrade: websocket"), *status == 426, "{head}");
         assert!(head.split("\r\n").all(|line| !line.contains(['\r', '\n'])));
@@ -408,10 +297,7 @@ fn tungstenites_client_accepts_the_answer() {
     }
     let uri = "ws://example.com/x".parse().unwrap();
     let builder = tungstenite::client::ClientRequestBuilder::new(uri).with_sub_protocol("chat");
-    let server = Server {
-        request: Vec::new(),
-        response: Cursor::new(Vec::new()),
-    };
+    let server = Server { request: Vec::new(), response: Cursor::new(Vec::new()) };
     let (_, response) = tungstenite::client(builder, server).unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
 }

@@ -65,10 +65,7 @@ fn every_cut_of_compressed_and_plain_messages_gives_the_same_events() {
         );
     }
     let bytewise = run_with(stream.chunks(1), LIMITS);
-    assert_eq!(
-        (&bytewise.seen[..], bytewise.error, bytewise.idle),
-        (&expected[..], None, true)
-    );
+    assert_eq!((&bytewise.seen[..], bytewise.error, bytewise.idle), (&expected[..], None, true));
 }
 
 #[test]
@@ -76,52 +73,18 @@ fn violations_are_named_at_every_cut() {
     use ProtocolError as E;
     let hello = deflated(b"hello");
     let too_long = deflated(&[0; 301]);
-    let limits = Limits {
-        max_message_bytes: 300,
-    };
+    let limits = Limits::new(300);
     let cases = [
-        (
-            "rsv1 on a continuation",
-            [frame(0x41, &hello), frame(0xc0, b"")].concat(),
-            E::ReservedBits,
-        ),
+        ("rsv1 on a continuation", [frame(0x41, &hello), frame(0xc0, b"")].concat(), E::ReservedBits),
         ("rsv1 on a ping", frame(0xc9, b""), E::ReservedBits),
         ("rsv2", frame(0xe1, &hello), E::ReservedBits),
-        (
-            "not deflate",
-            frame(COMPRESSED_BINARY, b"\x07"),
-            E::DeflateInvalid,
-        ),
-        (
-            "cut short",
-            frame(COMPRESSED_BINARY, &hello[..hello.len() - 1]),
-            E::DeflateInvalid,
-        ),
-        (
-            "not utf-8",
-            frame(COMPRESSED_TEXT, &deflated(b"abc\xff")),
-            E::TextNotUtf8,
-        ),
-        (
-            "utf-8 cut",
-            frame(COMPRESSED_TEXT, &deflated(b"abc\xe2\x82")),
-            E::TextNotUtf8,
-        ),
-        (
-            "inflates beyond the limit",
-            frame(COMPRESSED_TEXT, &too_long),
-            E::MessageTooBig,
-        ),
-        (
-            "fragments inflate beyond",
-            [frame(0x42, &too_long), frame(0x80, b"")].concat(),
-            E::MessageTooBig,
-        ),
-        (
-            "declares too much",
-            frame(COMPRESSED_BINARY, &[0; 500]),
-            E::MessageTooBig,
-        ),
+        ("not deflate", frame(COMPRESSED_BINARY, b"\x07"), E::DeflateInvalid),
+        ("cut short", frame(COMPRESSED_BINARY, &hello[..hello.len() - 1]), E::DeflateInvalid),
+        ("not utf-8", frame(COMPRESSED_TEXT, &deflated(b"abc\xff")), E::TextNotUtf8),
+        ("utf-8 cut", frame(COMPRESSED_TEXT, &deflated(b"abc\xe2\x82")), E::TextNotUtf8),
+        ("inflates beyond the limit", frame(COMPRESSED_TEXT, &too_long), E::MessageTooBig),
+        ("fragments inflate beyond", [frame(0x42, &too_long), frame(0x80, b"")].concat(), E::MessageTooBig),
+        ("declares too much", frame(COMPRESSED_BINARY, &[0; 500]), E::MessageTooBig),
         (
             "interrupted",
             [frame(0x41, &hello), frame(COMPRESSED_TEXT, &hello)].concat(),
@@ -132,11 +95,7 @@ fn violations_are_named_at_every_cut() {
         for cut in 0..=stream.len() {
             let (left, right) = stream.split_at(cut);
             let outcome = run_with([left, right], limits);
-            assert_eq!(
-                (outcome.error, outcome.seen),
-                (Some(error), Vec::new()),
-                "{name}: cut {cut}"
-            );
+            assert_eq!((outcome.error, outcome.seen), (Some(error), Vec::new()), "{name}: cut {cut}");
         }
     }
 }
@@ -151,20 +110,12 @@ fn the_limit_itself_is_allowed_even_where_the_compressed_form_is_larger() {
         .chain([0])
         .collect();
     assert!(stored.len() > message.len() + 100);
-    let limits = Limits {
-        max_message_bytes: message.len(),
-    };
+    let limits = Limits::new(message.len());
     let (left, right) = stored.split_at(100);
-    for stream in [
-        frame(COMPRESSED_BINARY, &stored),
-        [frame(0x42, left), frame(0x80, right)].concat(),
-    ] {
+    for stream in [frame(COMPRESSED_BINARY, &stored), [frame(0x42, left), frame(0x80, right)].concat()] {
         for chunk in [1, 50, stream.len()] {
             let outcome = run_with(stream.chunks(chunk), limits);
-            assert_eq!(
-                (outcome.seen, outcome.error),
-                (vec![Seen::Binary(message.clone())], None)
-            );
+            assert_eq!((outcome.seen, outcome.error), (vec![Seen::Binary(message.clone())], None));
         }
     }
 }

@@ -103,7 +103,7 @@ proptest! {
     fn any_whole_frames_get_the_same_events_and_verdict(stream in any_stream(), size in 1..50usize) {
         let stream = whole_frames(&stream);
         // Small enough that fragments pass it, and large enough for a control frame.
-        let limits = Limits { max_message_bytes: 150 };
+        let limits = Limits::new(150);
         let ours = run(stream.chunks(size), limits, None);
         let (seen, refused) = foreign(stream, limits);
         prop_assert_eq!(&ours.seen, &seen);

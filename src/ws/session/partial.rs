@@ -140,11 +140,7 @@ impl Partial {
                 (None, Some(_)) => 0,
             };
             let compressed = header.rsv1 || matches!(self.message, Some(Assembly::Compressed { .. }));
-            judge_size(
-                compressed,
-                header.payload_bytes.saturating_add(arrived as u64),
-                limits,
-            )?;
+            judge_size(compressed, header.payload_bytes.saturating_add(arrived as u64), limits)?;
             if let Some(kind) = kind_of(header.opcode) {
                 self.message = Some(Assembly::new(kind, header.rsv1));
             }
@@ -213,14 +209,8 @@ impl Partial {
 impl Assembly {
     fn new(kind: MessageKind, compressed: bool) -> Self {
         match kind {
-            kind if compressed => Self::Compressed {
-                kind,
-                bytes: Vec::new(),
-            },
-            MessageKind::Text => Self::Text {
-                text: String::new(),
-                stream: Utf8Stream::default(),
-            },
+            kind if compressed => Self::Compressed { kind, bytes: Vec::new() },
+            MessageKind::Text => Self::Text { text: String::new(), stream: Utf8Stream::default() },
             MessageKind::Binary => Self::Binary(Vec::new()),
         }
     }
@@ -242,9 +232,7 @@ impl Assembly {
             Self::Text { text, stream } => {
                 let added = stream.pending_bytes() + piece.len();
                 text.reserve_exact(growth(text.len(), text.capacity(), added, missing, fin));
-                stream
-                    .feed(piece, |part| text.push_str(part))
-                    .map_err(|_| ProtocolError::TextNotUtf8)
+                stream.feed(piece, |part| text.push_str(part)).map_err(|_| ProtocolError::TextNotUtf8)
             }
             Self::Binary(bytes) | Self::Compressed { bytes, .. } => {
                 bytes.reserve_exact(growth(bytes.len(), bytes.capacity(), piece.len(), missing, fin));

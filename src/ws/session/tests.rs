@@ -47,9 +47,7 @@ pub(super) struct Outcome {
     pieces: usize,
 }
 
-pub(super) const LIMITS: Limits = Limits {
-    max_message_bytes: 100_000,
-};
+pub(super) const LIMITS: Limits = Limits::new(100_000);
 
 pub(super) fn run<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -57,12 +55,7 @@ pub(super) fn run<'a>(
     mut inflater: Option<&mut Inflater>,
 ) -> Outcome {
     let mut session = Session::default();
-    let mut outcome = Outcome {
-        seen: Vec::new(),
-        error: None,
-        idle: true,
-        pieces: 0,
-    };
+    let mut outcome = Outcome { seen: Vec::new(), error: None, idle: true, pieces: 0 };
     for piece in pieces {
         let mut piece = piece.to_vec();
         let mut input = piece.as_mut_slice();
@@ -123,10 +116,7 @@ fn rfc_6455_examples() {
     let fragments = [frame(0x01, b"Hel"), frame(0x80, b"lo")].concat();
     assert_eq!(run_whole(&fragments).seen, [text("Hello")]);
     for size in [256, 65536] {
-        assert_eq!(
-            run_whole(&frame(0x82, &vec![7; size])).seen,
-            [Seen::Binary(vec![7; size])]
-        );
+        assert_eq!(run_whole(&frame(0x82, &vec![7; size])).seen, [Seen::Binary(vec![7; size])]);
     }
 }
 
@@ -137,9 +127,7 @@ fn a_whole_frame_is_handed_out_where_it_lies() {
     let mut session = Session::default();
     let mut input = bytes.as_mut_slice();
     let event = session.next_event(&mut input, &LIMITS, None).unwrap();
-    let Some(Event::Message(Payload::Text(text))) = event else {
-        panic!("{event:?}")
-    };
+    let Some(Event::Message(Payload::Text(text))) = event else { panic!("{event:?}") };
     assert_eq!(text, "in place, no copy: €");
     assert!(range.contains(&text.as_ptr()));
     assert!(session.is_idle());
@@ -181,28 +169,12 @@ fn representative() -> Vec<(Vec<u8>, Vec<Seen>)> {
             ],
         ),
         (
-            [
-                frame(0x01, b"\xe2"),
-                frame(0x89, b"p"),
-                frame(0x00, b"\x82"),
-                frame(0x80, b"\xac!"),
-            ]
-            .concat(),
+            [frame(0x01, b"\xe2"), frame(0x89, b"p"), frame(0x00, b"\x82"), frame(0x80, b"\xac!")].concat(),
             vec![Seen::Ping(b"p".to_vec()), text("€!")],
         ),
         (
-            [
-                frame(0x02, b""),
-                frame(0x8a, b""),
-                frame(0x80, b""),
-                frame(0x88, b""),
-            ]
-            .concat(),
-            vec![
-                Seen::Pong(Vec::new()),
-                Seen::Binary(Vec::new()),
-                Seen::Close(None),
-            ],
+            [frame(0x02, b""), frame(0x8a, b""), frame(0x80, b""), frame(0x88, b"")].concat(),
+            vec![Seen::Pong(Vec::new()), Seen::Binary(Vec::new()), Seen::Close(None)],
         ),
         (
             [frame(0x82, &[5; 130]), frame(0x81, "é".as_bytes())].concat(),
@@ -217,19 +189,12 @@ fn every_cut_gives_the_same_events() {
         for cut in 0..=stream.len() {
             let (left, right) = stream.split_at(cut);
             let outcome = run([left, right], LIMITS, None);
-            assert_eq!(
-                (outcome.seen, outcome.error),
-                (expected.clone(), None),
-                "cut {cut}"
-            );
+            assert_eq!((outcome.seen, outcome.error), (expected.clone(), None), "cut {cut}");
             assert!(outcome.idle, "cut {cut}");
         }
         for size in 1..9 {
             let outcome = run(stream.chunks(size), LIMITS, None);
-            assert_eq!(
-                (outcome.seen, outcome.error, outcome.idle),
-                (expected.clone(), None, true)
-            );
+            assert_eq!((outcome.seen, outcome.error, outcome.idle), (expected.clone(), None, true));
         }
     }
 }
@@ -241,11 +206,7 @@ fn every_pair_of_cuts_gives_the_same_events() {
             for second in first..=stream.len() {
                 let pieces = [&stream[..first], &stream[first..second], &stream[second..]];
                 let outcome = run(pieces, LIMITS, None);
-                assert_eq!(
-                    (outcome.seen, outcome.error),
-                    (expected.clone(), None),
-                    "{first} {second}"
-                );
+                assert_eq!((outcome.seen, outcome.error), (expected.clone(), None), "{first} {second}");
             }
         }
     }
@@ -261,11 +222,7 @@ fn the_session_is_idle_exactly_between_messages() {
             // The rest alone is a valid end of the stream exactly if the session is at a boundary.
             let rest = run_whole(&stream[len..]);
             let joined = [outcome.seen, rest.seen].concat();
-            assert_eq!(
-                outcome.idle,
-                rest.error.is_none() && joined == whole.seen,
-                "prefix {len}"
-            );
+            assert_eq!(outcome.idle, rest.error.is_none() && joined == whole.seen, "prefix {len}");
         }
     }
 }
@@ -274,10 +231,7 @@ fn the_session_is_idle_exactly_between_messages() {
 fn clear_makes_the_session_idle() {
     let mut session = Session::default();
     let mut stream = frame(0x01, b"begun");
-    assert_eq!(
-        session.next_event(&mut stream.as_mut_slice(), &LIMITS, None),
-        Ok(None)
-    );
+    assert_eq!(session.next_event(&mut stream.as_mut_slice(), &LIMITS, None), Ok(None));
     assert!(!session.is_idle());
     session.clear();
     assert!(session.is_idle());
@@ -297,10 +251,8 @@ pub(super) fn any_stream() -> impl Strategy<Value = Vec<u8>> {
         1 => Just(0x88),
         1 => any::<u8>(),
     ];
-    let frames = prop::collection::vec(
-        (first, payload).prop_map(|(first, payload)| frame(first, &payload)),
-        0..8,
-    );
+    let frames =
+        prop::collection::vec((first, payload).prop_map(|(first, payload)| frame(first, &payload)), 0..8);
     (frames, prop::collection::vec(any::<u8>(), 0..6))
         .prop_map(|(frames, tail)| [frames.concat(), tail].concat())
 }
@@ -332,15 +284,6 @@ proptest! {
 
 #[test]
 fn close_frames_are_read_with_code_and_reason() {
-    let outcome = run_whole(&frame(
-        0x88,
-        &[&4001u16.to_be_bytes()[..], "tschüß".as_bytes()].concat(),
-    ));
-    assert_eq!(
-        outcome.seen,
-        [Seen::Close(Some((
-            u16::from(CloseCode::Library(4001)),
-            "tschüß".to_owned()
-        )))]
-    );
+    let outcome = run_whole(&frame(0x88, &[&4001u16.to_be_bytes()[..], "tschüß".as_bytes()].concat()));
+    assert_eq!(outcome.seen, [Seen::Close(Some((u16::from(CloseCode::Library(4001)), "tschüß".to_owned())))]);
 }
