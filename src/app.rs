@@ -153,6 +153,8 @@ impl Server {
                 Ok(shard) => shards.push(shard),
                 Err(error) => {
                     control.stop_now();
+                    let _ = control_thread.join();
+                    shards.into_iter().for_each(|shard| drop(shard.join()));
                     return Err(StartError::Thread(error));
                 }
             }

@@ -7,7 +7,7 @@
 //! and harmless once the connection is gone.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -132,11 +132,17 @@ pub trait Component: 'static {
 }
 
 /// A handle to one connection of this core.
-#[derive(Clone)]
 pub struct Connection {
     id: ConnectionId,
     context: Rc<Context>,
     request: Option<Rc<Request>>,
+}
+
+impl Clone for Connection {
+    /// The same connection, without the request: a handle that is kept does not keep that.
+    fn clone(&self) -> Self {
+        Self { id: self.id, context: self.context.clone(), request: None }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -227,12 +233,16 @@ impl Connection {
     /// closed with 1013 (try again later).
     pub fn publish(&self, topic: &TopicName, message: Message<'_>) {
         let frame = Frame::new(message.kind(), message.as_bytes(), clock::monotonic_nanos());
+        self.context.publish_bytes.set(self.context.publish_bytes.get() + frame.memory_bytes());
         self.context.push(Command::Publish { connection: self.id, topic: topic.clone(), frame });
     }
 
     /// Attaches a value of the component's own to the connection; it is dropped with the connection.
     pub fn set_data<T: 'static>(&self, data: Rc<T>) {
-        self.context.with_visible(self.id, |visible| visible.data = Some(data));
+        // The earlier value is dropped outside of the borrow: its own drop may use handles.
+        let data: Rc<dyn Any> = data;
+        let mut data = Some(data);
+        self.context.with_visible(self.id, |visible| std::mem::swap(&mut visible.data, &mut data));
     }
 
     /// The attached value, if there is one of this type.
@@ -289,6 +299,8 @@ pub(crate) struct Context {
     visible: RefCell<Vec<Visible>>,
     commands: RefCell<Vec<Command>>,
     arena: RefCell<Arena>,
+    /// Bytes of the frames among the commands.
+    publish_bytes: Cell<usize>,
 }
 
 impl Context {
@@ -299,6 +311,7 @@ impl Context {
             visible: RefCell::default(),
             commands: RefCell::default(),
             arena: RefCell::default(),
+            publish_bytes: Cell::new(0),
         })
     }
 
@@ -380,9 +393,10 @@ impl Context {
         self.commands.borrow().get(mark..).is_some_and(|queued| queued.iter().any(is))
     }
 
-    /// Bytes queued and not yet taken by the shard.
+    /// Bytes queued and not yet taken by the shard: messages, and the commands themselves.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.arena.borrow().len()
+        let commands = self.commands.borrow().len() * size_of::<Command>();
+        self.arena.borrow().len() + self.publish_bytes.get() + commands
     }
 
     /// Swaps the queue for empty ones: afterwards the caller's hold what was asked for so far. False when
@@ -394,6 +408,7 @@ impl Context {
         }
         std::mem::swap(commands, &mut self.commands.borrow_mut());
         std::mem::swap(arena, &mut self.arena.borrow_mut());
+        self.publish_bytes.set(0);
         true
     }
 }

@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// Longest topic name, in bytes after percent-decoding.
 pub const MAX_TOPIC_BYTES: usize = 128;
 
+/// Most topics that one request may subscribe to; more are refused with 400.
+pub const MAX_TOPICS_PER_REQUEST: usize = 128;
+
 /// A valid topic name: 1 to [`MAX_TOPIC_BYTES`] bytes of UTF-8 without control characters or commas.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
@@ -29,6 +32,8 @@ pub enum TopicError {
     Escape,
     /// The percent-decoded bytes are not UTF-8.
     Utf8,
+    /// More than [`MAX_TOPICS_PER_REQUEST`] names in a list.
+    TooMany,
 }
 
 impl fmt::Display for TopicError {
@@ -42,6 +47,7 @@ impl fmt::Display for TopicError {
             }
             Self::Escape => "topic has a % that two hexadecimal digits do not follow",
             Self::Utf8 => "topic is not UTF-8 after percent-decoding",
+            Self::TooMany => "more than 128 topics in one request",
         })
     }
 }
@@ -96,6 +102,9 @@ impl TopicName {
     /// # Errors
     /// The [`TopicError`] of the first bad name.
     pub fn list_from_path(encoded: &str) -> Result<Vec<Self>, TopicError> {
+        if encoded.split(',').count() > MAX_TOPICS_PER_REQUEST {
+            return Err(TopicError::TooMany);
+        }
         let mut names = Vec::new();
         for part in encoded.split(',') {
             let name = Self::from_path(part)?;
@@ -186,6 +195,9 @@ mod tests {
         let names = TopicName::list_from_path("b,a,b").unwrap();
         assert_eq!(names.iter().map(TopicName::as_str).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(TopicName::list_from_path("a,"), Err(TopicError::Empty));
+        let most: Vec<String> = (0..MAX_TOPICS_PER_REQUEST).map(|n| n.to_string()).collect();
+        assert_eq!(TopicName::list_from_path(&most.join(",")).unwrap().len(), MAX_TOPICS_PER_REQUEST);
+        assert_eq!(TopicName::list_from_path(&(most.join(",") + ",x")), Err(TopicError::TooMany));
     }
 
     #[test]

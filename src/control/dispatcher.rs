@@ -29,6 +29,9 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Pause before a drain that a full ring refused is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often a shard that takes nothing is told to end.
+const END_TRIES: u32 = 20;
+
 /// Interval at which answers that nobody waits for any more are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -57,20 +60,16 @@ impl Reply {
     }
 }
 
-struct Pending {
-    shard: usize,
-    reply: Reply,
-}
-
-/// What a shard has still to be told, or is yet to say, before the server may end.
+/// What a shard has still to be told, or is yet to say, before the server may end. A shard that has drained goes
+/// on ordering its topics for the others, until all have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ShardState {
     /// It serves, or drains as it was told.
     Alive,
     /// It is to drain over so many milliseconds and has not been told.
     Untold(u64),
-    /// It has ended.
-    Ended,
+    /// It has no connections any more.
+    Drained,
 }
 
 pub(super) struct Dispatcher {
@@ -83,12 +82,14 @@ pub(super) struct Dispatcher {
     stop: watch::Receiver<Stop>,
     /// Keeps [`Dispatcher::stop`] open when the user has dropped every handle.
     _stopper: Arc<watch::Sender<Stop>>,
-    pending: HashMap<u64, Pending>,
+    pending: HashMap<u64, Reply>,
     next_request: u64,
     next_sweep: Instant,
     shards: Vec<ShardState>,
     deadline: Option<Instant>,
     cut_connections: u64,
+    /// The shards were told to end.
+    ended: bool,
 }
 
 impl Dispatcher {
@@ -112,16 +113,17 @@ impl Dispatcher {
             shards: vec![ShardState::Alive; link.shards()],
             deadline: None,
             cut_connections: 0,
+            ended: false,
             link,
             shared,
         })
     }
 
-    /// Runs until every shard has ended, or until the time for it is over.
+    /// Runs until every shard has drained, or until the time for it is over, and ends the shards.
     pub(super) async fn run(&mut self) -> Summary {
         // Whatever arrived before the bell was watched.
         self.receive_all();
-        while self.shards.iter().any(|shard| *shard != ShardState::Ended) {
+        while self.shards.iter().any(|shard| *shard != ShardState::Drained) {
             let wake = self.next_wake();
             tokio::select! {
                 _ = self.bell.readable() => {
@@ -140,7 +142,22 @@ impl Dispatcher {
                 break;
             }
         }
+        self.end_shards().await;
         self.summary()
+    }
+
+    /// A shard empties its ring in every pass: one that takes nothing for so long is stuck or dead.
+    async fn end_shards(&mut self) {
+        self.ended = true;
+        self.pending.clear();
+        for shard in 0..self.shards.len() {
+            for _ in 0..END_TRIES {
+                if self.link.try_send(shard, ToShard::End).is_ok() {
+                    break;
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
     }
 
     fn next_wake(&self) -> Instant {
@@ -164,11 +181,11 @@ impl Dispatcher {
                 (shard, ToShard::Snapshot { request }, Reply::Snapshot(reply))
             }
         };
-        if self.shards[shard] == ShardState::Ended {
+        if self.ended {
             return;
         }
         match (self.link.try_send(shard, message), reply) {
-            (Ok(()), reply) => drop(self.pending.insert(request, Pending { shard, reply })),
+            (Ok(()), reply) => drop(self.pending.insert(request, reply)),
             (Err(_), reply) => {
                 self.shared.ring_full[shard].fetch_add(1, Relaxed);
                 if let Reply::Publish(reply) = reply {
@@ -184,14 +201,12 @@ impl Dispatcher {
         while let Some(message) = self.link.try_receive() {
             match message {
                 ToControl::Published { request, outcome } => {
-                    if let Some(Pending { reply: Reply::Publish(reply), .. }) = self.pending.remove(&request)
-                    {
+                    if let Some(Reply::Publish(reply)) = self.pending.remove(&request) {
                         let _ = reply.send(outcome);
                     }
                 }
                 ToControl::Snapshot { request, fanout_micros } => {
-                    if let Some(Pending { reply: Reply::Snapshot(reply), .. }) = self.pending.remove(&request)
-                    {
+                    if let Some(Reply::Snapshot(reply)) = self.pending.remove(&request) {
                         let _ = reply.send(fanout_micros);
                     }
                 }
@@ -202,11 +217,9 @@ impl Dispatcher {
 
     fn handle_drained(&mut self, shard: usize, cut: u64) {
         self.cut_connections += cut;
-        self.shards[shard] = ShardState::Ended;
-        self.shared.ended[shard].store(true, Relaxed);
-        // A shard answers in order and ends after this: whoever still waits for it would wait in vain.
-        self.pending.retain(|_, pending| pending.shard != shard);
-        let left = self.shards.iter().filter(|shard| **shard != ShardState::Ended).count();
+        self.shards[shard] = ShardState::Drained;
+        self.shared.drained[shard].store(true, Relaxed);
+        let left = self.shards.iter().filter(|shard| **shard != ShardState::Drained).count();
         info!(shard, cut, shards_left = left, "shard drained");
     }
 
@@ -220,7 +233,7 @@ impl Dispatcher {
         self.shared.draining.store(true, Relaxed);
         self.deadline = Some(Instant::now() + Duration::from_millis(window_millis) + grace);
         for shard in &mut self.shards {
-            if *shard != ShardState::Ended {
+            if *shard != ShardState::Drained {
                 *shard = ShardState::Untold(window_millis);
             }
         }
@@ -244,14 +257,14 @@ impl Dispatcher {
     fn sweep(&mut self, now: Instant) {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
-            self.pending.retain(|_, pending| pending.reply.is_awaited());
+            self.pending.retain(|_, reply| reply.is_awaited());
         }
     }
 
     fn summary(&self) -> Summary {
         let states = self.shards.iter().enumerate();
         let undrained_shards: Vec<usize> =
-            states.filter(|(_, state)| **state != ShardState::Ended).map(|(shard, _)| shard).collect();
+            states.filter(|(_, state)| **state != ShardState::Drained).map(|(shard, _)| shard).collect();
         let left = undrained_shards.iter().map(|shard| self.shared.stats[*shard].connections.get());
         let cut_connections = self.cut_connections + left.sum::<u64>();
         if undrained_shards.is_empty() {
@@ -302,7 +315,7 @@ mod tests {
                 std::thread::sleep(3 * RETRY_PAUSE);
                 let mut published = 0;
                 loop {
-                    match mesh.receive(&mut 0) {
+                    match mesh.receive(&mut Default::default()) {
                         Some(ToShard::Publish { .. }) => published += 1,
                         Some(ToShard::Drain { window_millis }) => {
                             mesh.send_to_control(ToControl::Drained { shard: 0, cut: 4 });
@@ -323,7 +336,7 @@ mod tests {
             );
             let (command, answer) = publish();
             dispatcher.handle_command(command);
-            assert!(answer.await.is_err(), "a shard that has ended takes no publish");
+            assert!(answer.await.is_err(), "a server that has ended takes no publish");
         });
     }
 

@@ -33,16 +33,21 @@ fn answer(yes: &str, why_not: Option<String>) -> (StatusCode, String) {
 impl Shared {
     fn why_not_live(&self, now_nanos: u64) -> Option<String> {
         let draining = self.draining.load(Relaxed);
-        let reasons = self.stats.iter().zip(&self.ended).enumerate().filter_map(|(shard, (stats, ended))| {
-            if ended.load(Relaxed) {
-                // At the end of a drain this is what a shard should do.
-                return (!draining).then(|| format!("shard {shard} (CPU {}) has ended", stats.cpu));
-            }
-            let silence = Duration::from_nanos(now_nanos.saturating_sub(stats.last_tick_nanos.get()));
-            (silence >= TICK_LIMIT).then(|| {
-                format!("shard {shard} (CPU {}) has not ticked for {:.1} s", stats.cpu, silence.as_secs_f64())
-            })
-        });
+        let reasons =
+            self.stats.iter().zip(&self.drained).enumerate().filter_map(|(shard, (stats, drained))| {
+                if drained.load(Relaxed) {
+                    // At the end of a drain this is what a shard should do.
+                    return (!draining).then(|| format!("shard {shard} (CPU {}) has ended", stats.cpu));
+                }
+                let silence = Duration::from_nanos(now_nanos.saturating_sub(stats.last_tick_nanos.get()));
+                (silence >= TICK_LIMIT).then(|| {
+                    format!(
+                        "shard {shard} (CPU {}) has not ticked for {:.1} s",
+                        stats.cpu,
+                        silence.as_secs_f64()
+                    )
+                })
+            });
         let reasons: Vec<String> = reasons.collect();
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     fn an_ended_shard_is_dead_unless_it_drained() {
         let shared = shared(1);
-        shared.ended[0].store(true, Relaxed);
+        shared.drained[0].store(true, Relaxed);
         assert_eq!(shared.why_not_live(0).as_deref(), Some("shard 0 (CPU 10) has ended"));
         shared.draining.store(true, Relaxed);
         assert_eq!(shared.why_not_live(u64::MAX), None);

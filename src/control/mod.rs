@@ -12,7 +12,7 @@
 //! 1. One task, the dispatcher, owns the rings. Handlers send it commands and wait for the answer for a
 //!    bounded time: a dead shard costs a request its timeout and nothing else.
 //! 2. A drain reaches every shard: what a full ring refuses is sent again until it is taken.
-//! 3. The thread ends when every shard has drained, or when the time for it is over.
+//! 3. The thread ends, and the shards with it, when every shard has drained, or when the time for it is over.
 //!
 //! This is the only module that names tokio.
 
@@ -140,8 +140,8 @@ struct Shared {
     stats: Vec<Arc<ShardStats>>,
     commands: mpsc::Sender<Command>,
     draining: AtomicBool,
-    /// Which shards have ended.
-    ended: Vec<AtomicBool>,
+    /// Which shards have drained.
+    drained: Vec<AtomicBool>,
     /// How often the ring to each shard was full.
     ring_full: Vec<AtomicU64>,
     fanout: metrics::FanoutCache,
@@ -205,7 +205,7 @@ fn setup(
         stats: link.stats().to_vec(),
         commands,
         draining: AtomicBool::new(false),
-        ended: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+        drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         fanout: metrics::FanoutCache::default(),
     });

@@ -43,7 +43,7 @@ pub(super) fn shared(shards: usize) -> Shared {
         stats: stats(shards),
         commands: tokio::sync::mpsc::channel(1).0,
         draining: AtomicBool::new(false),
-        ended: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+        drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         fanout: metrics::FanoutCache::default(),
     }
@@ -159,7 +159,7 @@ impl StandIn {
             if self.conduct != Conduct::Silent {
                 self.stats.last_tick_nanos.set(clock::monotonic_nanos());
             }
-            while let Some(message) = self.mesh.receive(&mut 0) {
+            while let Some(message) = self.mesh.receive(&mut Default::default()) {
                 drain |= matches!(message, ToShard::Drain { .. });
                 self.handle(message, &mut offset);
             }

@@ -58,7 +58,12 @@ impl Shard {
             }
         }
         match result {
-            Ok(socket) => self.admit(TcpStream::from(socket)),
+            Ok(socket) => {
+                self.admit(TcpStream::from(socket));
+                if !more {
+                    self.arm_listeners();
+                }
+            }
             // Out of descriptors or memory: clients wait in the backlog until a connection goes or the next
             // tick tries again. Anything else concerns one client that is gone already.
             Err(error) => match error.raw_os_error() {
@@ -145,10 +150,12 @@ impl Shard {
     }
 
     fn on_end(&mut self, index: u32) {
-        match self.slab[index].state {
-            // The peer ended its side only; what is queued for it may still be read.
+        let slot = &mut self.slab[index];
+        slot.peer_ended = true;
+        match slot.state {
+            // The peer ended its side only; what is said to it last may still be read.
             State::Finishing => {}
-            State::Linger if self.slab[index].outbound.is_some() => {}
+            State::Linger if !slot.write_ended => {}
             _ => self.kill(index, CloseCause::Transport),
         }
     }
@@ -412,8 +419,14 @@ impl Shard {
     /// The send queue of a connection is full: what it has not begun to get is dropped, and it is told 1008.
     /// Called within a fan-out; the rest follows in [`Shard::end_overflowed`].
     pub(super) fn overflow(&mut self, index: u32) {
+        let id = self.slab.id(index);
         let slot = &mut self.slab[index];
+        slot.sealed = true;
         if let Some(outbound) = &mut slot.outbound {
+            if outbound.holds > 0 {
+                // Not even the 101 has gone out: there is nothing that could be said in a frame.
+                self.broken.push(id);
+            }
             let before = outbound.queued_bytes();
             let dropped = outbound.drop_unsent();
             let mut frame = Vec::new();
@@ -454,7 +467,11 @@ impl Shard {
         self.stats.closed[stats::close_label(reason.code)].add(1);
         let route = self.slab[index].route;
         self.call(id, route, None, |component, connection| component.on_close(connection, reason));
-        self.context.gone(id);
+        // Drops what the component attached, and so may run its code.
+        let context = &self.context;
+        if catch_unwind(AssertUnwindSafe(|| context.gone(id))).is_err() {
+            self.stats.callback_panics.add(1);
+        }
     }
 
     fn unsubscribe_all(&mut self, index: u32) {
@@ -495,6 +512,7 @@ impl Shard {
         let slot = &mut self.slab[index];
         match slot.state {
             State::Finishing => self.kill(index, CloseCause::Peer),
+            State::Linger if slot.peer_ended => self.kill(index, CloseCause::Peer),
             // The peer reads our last words and then the end. What it sends meanwhile is read and thrown
             // away: closing over unread bytes would reset the connection and could take the words with it.
             State::Linger if !slot.write_ended => {

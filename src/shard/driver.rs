@@ -101,7 +101,7 @@ impl Drop for Alarm {
 impl Shard {
     async fn run(&mut self) -> io::Result<()> {
         let parking = Parking::new(&mut self.ring)?;
-        while !self.is_drained() {
+        while !self.ending_now {
             let busy = self.pass()?;
             let in_executor = match self.settings.waiting {
                 Waiting::Automatic => USER_TASKS.get() > 0,
@@ -115,12 +115,8 @@ impl Shard {
                 (false, true) => self.wait_in_executor(&parking).await?,
             }
         }
-        self.report_drained();
-        while self.mesh.has_overflow() {
-            self.mesh.retry_overflow();
-        }
-        self.ring_doorbells();
-        self.ring.submit(&mut self.completions)
+        self.cut_all();
+        self.pass().map(drop)
     }
 
     /// One pass; false when there was nothing to do.
@@ -132,12 +128,19 @@ impl Shard {
         busy |= self.read_on();
         busy |= self.receive_messages();
         self.tick();
-        busy |= self.apply_commands();
-        self.fan_out();
-        self.end_overflowed();
-        self.end_broken();
-        busy |= self.apply_commands();
+        // What ends here calls back, and a callback may ask for more: until nobody does. Only then is nothing
+        // pending, which the report of subscribers relies on.
+        loop {
+            busy |= self.apply_commands();
+            self.fan_out();
+            self.end_overflowed();
+            self.end_broken();
+            if self.context.mark() == 0 {
+                break;
+            }
+        }
         self.report_subscribers();
+        self.report_drained();
         self.mesh.retry_overflow();
         self.ring_doorbells();
         if !self.unflushed.is_empty() || !self.ending.is_empty() {
@@ -150,7 +153,9 @@ impl Shard {
             let compressions = self.context.with_compressors(|compressors| compressors.compressions());
             self.stats.compressions.set(compressions);
         }
-        Ok(busy || !self.unread.is_empty() || self.context.mark() > 0)
+        // A flush on the way may have collected what this pass came too late for.
+        let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();
+        Ok(busy || left || !self.unread.is_empty() || self.context.mark() > 0)
     }
 
     /// What must come first after anything was submitted: sends that fell short are queued, so that nothing
@@ -173,9 +178,7 @@ impl Shard {
             match event {
                 Completion::Readable { slot, generation, ended, more } => {
                     self.on_readable(slot, generation, ended, more);
-                    if self.context.queued_bytes() > APPLY_AT_BYTES {
-                        self.apply_commands();
-                    }
+                    self.apply_if_much();
                 }
                 Completion::Writable { slot, generation } => self.on_writable(slot, generation),
                 Completion::Accepted { listener, result, more } => self.on_accepted(listener, result, more),
@@ -201,9 +204,17 @@ impl Shard {
         for &id in &unread {
             if self.slab.find(id).is_some_and(|slot| slot.state != super::slab::State::Dead) {
                 self.read(id.slot, true);
+                self.apply_if_much();
             }
         }
         !unread.is_empty()
+    }
+
+    /// Bounds what the connections of one pass can make it hold.
+    fn apply_if_much(&mut self) {
+        if self.context.queued_bytes() > APPLY_AT_BYTES {
+            self.apply_commands();
+        }
     }
 
     /// Carries out what callbacks asked for; true if there was anything.
@@ -269,6 +280,10 @@ impl Shard {
     }
 
     async fn wait_in_executor(&mut self, parking: &Parking) -> io::Result<()> {
+        if self.mesh.has_overflow() {
+            glommio::timer::sleep(OVERFLOW_RETRY).await;
+            return Ok(());
+        }
         self.mesh.doorbell().fall_asleep();
         if !self.receive_messages() {
             if self.ring.park(self.sleep_length())? {

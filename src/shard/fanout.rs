@@ -28,13 +28,16 @@ impl Shard {
     /// Sends bytes of the held arena to one connection.
     pub(super) fn send_direct(&mut self, id: ConnectionId, span: Span) {
         let Some(slot) = self.slab.find(id) else { return };
-        if matches!(slot.state, State::Dead | State::Free) {
+        if slot.sealed || matches!(slot.state, State::Dead | State::Free) {
             return;
         }
         if slot.outbound.is_none() && self.batch.is_staged() && slot.staged_in == self.batch.number() {
             self.flush_batch();
         }
         let slot = &mut self.slab[id.slot];
+        if slot.sealed {
+            return;
+        }
         if slot.outbound.is_some() {
             let bytes = self.batch.arena_bytes(span).into();
             return self.enqueue(id.slot, Piece::Bytes(bytes), 0);
@@ -99,7 +102,10 @@ impl Shard {
         match progress {
             Ok(Progress::Empty) => {
                 slot.outbound = None;
-                self.on_all_sent(index);
+                // More may have been asked for in this pass: whether all is sent is judged at its end.
+                if matches!(slot.state, State::Finishing | State::Linger) {
+                    self.ending.push(index);
+                }
             }
             Ok(Progress::Blocked) if slot.watching_writable => {}
             Ok(Progress::Blocked) => {
@@ -131,10 +137,10 @@ impl Shard {
 
     /// Stages what is pending in every topic.
     pub(super) fn fan_out(&mut self) {
+        self.pending_bytes = 0;
         while let Some(topic) = self.local.next_dirty() {
             let pending = std::mem::take(&mut self.local.get_mut(topic).pending);
             let subscribers = std::mem::take(&mut self.local.get_mut(topic).subscribers);
-            self.stats.deliveries.add(pending.len() as u64 * subscribers.len() as u64);
             if !subscribers.is_empty() {
                 let mut rest = pending.as_slice();
                 while !rest.is_empty() {
@@ -154,7 +160,7 @@ impl Shard {
     fn broadcast(&mut self, group: &[Arc<Frame>], subscribers: &[u32]) {
         // One payload per encoding in use, held when the first subscriber of that encoding comes.
         let mut payloads = [None; Encoding::COUNT];
-        let mut bytes = 0;
+        let (mut bytes, mut served) = (0, 0);
         for &index in subscribers {
             if self.ring.room() == 0 || self.is_staged(index) {
                 self.flush_and_hold_again(&mut payloads);
@@ -170,6 +176,7 @@ impl Shard {
                 (self.batch.hold(Payload::Broadcast(broadcast)), length)
             });
             bytes += length;
+            served += 1;
             if slot.outbound.is_some() {
                 self.enqueue_broadcast(index, payload, 0);
                 continue;
@@ -179,6 +186,7 @@ impl Shard {
                 self.batch.stage(&mut self.ring, index, payload, socket);
             }
         }
+        self.stats.deliveries.add(served * group.len() as u64);
         self.stats.delivery_bytes.add(bytes as u64);
     }
 
@@ -197,7 +205,8 @@ impl Shard {
                 sent -= length;
                 continue;
             }
-            if self.slab[index].state != State::Open {
+            // A frame that has begun is finished in any case: whatever is said last must stand behind it.
+            if sent == 0 && self.slab[index].state != State::Open {
                 return;
             }
             self.enqueue(index, Piece::Frame(frame, encoding), sent);
@@ -250,11 +259,8 @@ impl Shard {
                 Payload::Broadcast(_) => self.enqueue_broadcast(slot, payload, sent),
                 Payload::Direct(span) => {
                     let span = *span;
-                    let bytes = self.batch.arena_bytes(span);
-                    if sent < bytes.len() {
-                        let rest = bytes[sent..].into();
-                        self.enqueue(slot, Piece::Bytes(rest), 0);
-                    }
+                    let bytes = self.batch.arena_bytes(span).into();
+                    self.enqueue(slot, Piece::Bytes(bytes), sent);
                 }
             }
         }

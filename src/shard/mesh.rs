@@ -86,6 +86,13 @@ struct Outgoing {
     pushed: bool,
 }
 
+/// How far a pass has come through the rings to a shard.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    sender: usize,
+    taken: usize,
+}
+
 /// One shard's ends of all its rings.
 pub struct Mesh {
     shard: usize,
@@ -154,14 +161,17 @@ impl Mesh {
         self.control_overflow.extend(refused);
     }
 
-    /// Takes the next message that has arrived from anyone. `cursor` remembers the sender between calls, so
-    /// that one pass takes each sender's messages in a row, and starts at 0.
-    pub fn receive(&mut self, cursor: &mut usize) -> Option<ToShard> {
-        while let Some(incoming) = self.incoming.get(*cursor) {
-            if let Some(message) = incoming.try_pop() {
-                return Some(message);
+    /// Takes the next message that has arrived from anyone. `cursor` begins at its default in each pass, which
+    /// takes each sender's messages in a row and at most a ring full of them, however fast it sends.
+    pub fn receive(&mut self, cursor: &mut Cursor) -> Option<ToShard> {
+        while let Some(incoming) = self.incoming.get(cursor.sender) {
+            if cursor.taken < RING_MESSAGES {
+                if let Some(message) = incoming.try_pop() {
+                    cursor.taken += 1;
+                    return Some(message);
+                }
             }
-            *cursor += 1;
+            *cursor = Cursor { sender: cursor.sender + 1, taken: 0 };
         }
         None
     }

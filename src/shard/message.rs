@@ -73,11 +73,13 @@ pub enum ToShard {
         request: u64,
     },
     /// From the control thread: stop accepting and close every connection with 1012, spread evenly over the
-    /// window; then answer with [`ToControl::Drained`] and end.
+    /// window; then answer with [`ToControl::Drained`]. The shard still orders the topics that it owns.
     Drain {
         /// Length of the window in milliseconds; 0 closes all at once. Sent again, it shortens the window.
         window_millis: u64,
     },
+    /// From the control thread: every shard has drained, or its time is up. Cut what is left and end.
+    End,
 }
 
 /// What the owner says of a publish.
@@ -110,7 +112,7 @@ pub enum ToControl {
         /// Fan-out times that this shard recorded, in microseconds.
         fanout_micros: Box<Histogram<u64>>,
     },
-    /// All connections of the shard are closed; its executor ends.
+    /// All connections of the shard are closed.
     Drained {
         /// The shard.
         shard: u16,

@@ -72,7 +72,7 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections above the limit that are kept just long enough to be refused with 503; more are cut at once.
-pub const REFUSAL_RESERVE: u64 = 64;
+pub const REFUSAL_RESERVE: u64 = 32;
 
 /// How a shard with nothing to do waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,6 +150,8 @@ struct Shard {
     overflowed: Vec<u32>,
     /// Connections whose socket failed while its sends were handed over; ended at the next safe point.
     broken: Vec<ConnectionId>,
+    /// Bytes of messages that topics hold for this pass.
+    pending_bytes: usize,
     /// Frames that were staged and not yet flushed.
     unflushed: Vec<Arc<Frame>>,
     fanout_micros: Histogram<u64>,
@@ -159,6 +161,10 @@ struct Shard {
     now_nanos: u64,
     tick_due_nanos: u64,
     drain: Option<Drain>,
+    /// The control thread has been told that the shard is drained.
+    drained: bool,
+    /// The control thread has told the shard to end.
+    ending_now: bool,
     /// Connections that were still open when a drain's time was up.
     cut: u64,
 }
@@ -217,6 +223,7 @@ impl Shard {
             ending: Vec::new(),
             overflowed: Vec::new(),
             broken: Vec::new(),
+            pending_bytes: 0,
             unflushed: Vec::new(),
             fanout_micros,
             wheel: Wheel::new(settings.keepalive, now_nanos),
@@ -226,6 +233,8 @@ impl Shard {
             now_nanos,
             tick_due_nanos: now_nanos,
             drain: None,
+            drained: false,
+            ending_now: false,
             cut: 0,
         })
     }

@@ -74,10 +74,12 @@ impl Outbound {
         self.queued_bytes
     }
 
-    /// Whether a piece of `bytes` more would exceed `limit`. The first piece always has a place, so that a
-    /// message larger than the limit on an otherwise idle connection is not refused.
+    /// Whether a piece of `bytes` more would exceed `limit`. Each piece counts for what it takes in the queue
+    /// too, so that tiny messages do not take many times the limit. The first piece always has a place, so that
+    /// a message larger than the limit on an otherwise idle connection is not refused.
     pub(super) fn is_over(&self, bytes: usize, limit: usize) -> bool {
-        !self.pieces.is_empty() && self.queued_bytes + bytes > limit
+        let queue = self.pieces.len() * size_of::<Piece>();
+        !self.pieces.is_empty() && self.queued_bytes + queue + bytes > limit
     }
 
     /// Queues a piece of which the first `sent` bytes have gone out already; only a first piece may have.
@@ -193,7 +195,8 @@ mod tests {
         outbound.push(Piece::Bytes(vec![1; 10].into()), 4);
         outbound.push(Piece::Bytes(vec![2; 10].into()), 0);
         assert_eq!(outbound.queued_bytes(), 16);
-        assert!(outbound.is_over(1, 16) && !outbound.is_over(1, 17));
+        let queue = 2 * size_of::<Piece>();
+        assert!(outbound.is_over(1, queue + 16) && !outbound.is_over(1, queue + 17));
         assert_eq!(outbound.drop_unsent(), 1);
         assert_eq!(outbound.queued_bytes(), 6);
         let (near, mut far) = pair();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::mesh::Mesh;
+use super::mesh::{Cursor, Mesh};
 use super::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
 use super::stats::DropReason;
 use super::topics::{Audience, Report};
@@ -14,6 +14,9 @@ use super::upkeep::Drain;
 use crate::component::{CloseCause, CloseReason, ConnectionId};
 use crate::frame::Frame;
 use crate::topic::TopicName;
+
+/// Bytes of messages that may be pending in a pass; beyond it they are sent before more are taken in.
+const PENDING_BYTES: usize = 1024 * 1024;
 
 impl Shard {
     // ---- subscriptions ----
@@ -55,6 +58,12 @@ impl Shard {
             return;
         }
         self.stats.subscriptions.subtract(1);
+        let id = self.slab.id(index);
+        let entry = self.local.get_mut(number);
+        if let Some(place) = entry.waiting.iter().position(|&waiting| waiting == id) {
+            entry.waiting.swap_remove(place);
+            self.release_hold(id);
+        }
         let entry = self.local.get_mut(number);
         if entry.owner == self.mesh.shard() {
             let audience = entry.audience();
@@ -132,9 +141,16 @@ impl Shard {
 
     fn deliver(&mut self, topic: &TopicName, frame: Arc<Frame>) {
         match self.local.find(topic) {
-            Some(number) => self.local.deliver(number, frame),
+            // Before it is joined, a message is the tail of an earlier stay, with a gap behind it.
+            Some(number) if self.local.get_mut(number).joined => {
+                self.pending_bytes += frame.memory_bytes();
+                self.local.deliver(number, frame);
+                if self.pending_bytes > PENDING_BYTES {
+                    self.fan_out();
+                }
+            }
             // The last subscriber has just gone: this shard has nothing to flush.
-            None => self.unflushed.push(frame),
+            _ => self.unflushed.push(frame),
         }
     }
 
@@ -163,7 +179,7 @@ impl Shard {
 
     /// Handles what other cores have sent; true if there was anything.
     pub(super) fn receive_messages(&mut self) -> bool {
-        let (mut cursor, mut any) = (0, false);
+        let (mut cursor, mut any) = (Cursor::default(), false);
         while let Some(message) = self.mesh.receive(&mut cursor) {
             any = true;
             self.on_shard_message(message);
@@ -189,6 +205,7 @@ impl Shard {
                 self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });
             }
             ToShard::Drain { window_millis } => self.begin_drain(window_millis),
+            ToShard::End => self.ending_now = true,
         }
     }
 

@@ -272,8 +272,8 @@ impl Ring {
     /// Prepares for sleep of at most `timeout` in the executor: completions signal the [`Parking`]. True when
     /// there is nothing to handle first.
     pub(super) fn park(&mut self, timeout: Duration) -> io::Result<bool> {
-        // A timeout that is still armed from an earlier sleep ends this one early, which does no harm; it
-        // never ends it late, as no sleep is longer than a tick.
+        // A timeout that is still armed from an earlier sleep ends this one within a tick, early or late: both
+        // do no harm.
         if !self.tick_armed {
             self.tick_armed = true;
             *self.tick = types::Timespec::from(timeout);

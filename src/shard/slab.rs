@@ -117,8 +117,12 @@ pub(super) struct Slot {
     pub(super) pinged: bool,
     /// Accepted beyond the limit on connections: its request is answered with 503.
     pub(super) over_limit: bool,
+    /// The last word is queued: nothing may follow it.
+    pub(super) sealed: bool,
     /// The write side has been shut down.
     pub(super) write_ended: bool,
+    /// The peer has ended its side.
+    pub(super) peer_ended: bool,
     pub(super) session: Session,
     pub(super) outbound: Option<Box<Outbound>>,
     pub(super) subscriptions: Subscriptions,
@@ -140,7 +144,9 @@ impl Slot {
             heard: false,
             pinged: false,
             over_limit: false,
+            sealed: false,
             write_ended: false,
+            peer_ended: false,
             session: Session::default(),
             outbound: None,
             subscriptions: Subscriptions::None,

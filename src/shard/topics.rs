@@ -222,8 +222,8 @@ pub(super) struct OwnedTopic {
     pub(super) shards: Vec<Audience>,
     /// Offset of the last message; 0 before the first.
     pub(super) offset: u64,
-    /// Time in nanoseconds at which it had no subscribers; the one that counts in the queue of idle topics.
-    idle_since: u64,
+    /// Whether it stands in the queue of idle topics; at most once.
+    queued: bool,
     /// Time in nanoseconds of the last publish or change.
     used: u64,
 }
@@ -244,7 +244,7 @@ impl OwnedTopic {
 #[derive(Debug, Default)]
 pub(super) struct OwnedTopics {
     topics: HashMap<TopicName, OwnedTopic>,
-    /// Topics that became idle, in that order; an entry counts only if its time is the topic's.
+    /// Topics to be looked at: those that became idle, in that order. Some are in use again.
     idle: VecDeque<(u64, TopicName)>,
 }
 
@@ -256,7 +256,7 @@ impl OwnedTopics {
     /// The topic; it is made if nobody has used it before.
     pub(super) fn enter(&mut self, name: &TopicName, now_nanos: u64) -> &mut OwnedTopic {
         if !self.topics.contains_key(name) {
-            self.topics.insert(name.clone(), OwnedTopic { idle_since: now_nanos, ..OwnedTopic::default() });
+            self.topics.insert(name.clone(), OwnedTopic { queued: true, ..OwnedTopic::default() });
             self.idle.push_back((now_nanos, name.clone()));
         }
         let topic = self.topics.get_mut(name).expect("just entered");
@@ -276,8 +276,7 @@ impl OwnedTopics {
             }
             (Some(place), 0) => {
                 topic.shards.swap_remove(place);
-                if topic.shards.is_empty() {
-                    topic.idle_since = now_nanos;
+                if topic.shards.is_empty() && !std::mem::replace(&mut topic.queued, true) {
                     self.idle.push_back((now_nanos, name.clone()));
                 }
                 false
@@ -296,18 +295,15 @@ impl OwnedTopics {
             if since.saturating_add(IDLE_TOPIC_NANOS) > now_nanos && !too_many {
                 return;
             }
-            let Some((since, name)) = self.idle.pop_front() else {
-                return;
-            };
-            let Some(topic) = self.topics.get_mut(&name) else {
-                continue;
-            };
-            if !topic.shards.is_empty() || topic.idle_since != since {
+            let Some((since, name)) = self.idle.pop_front() else { return };
+            let Some(topic) = self.topics.get_mut(&name) else { continue };
+            topic.queued = false;
+            if !topic.shards.is_empty() {
                 continue;
             }
             // Used in the meantime: it goes to the back of the queue once, however often it was used.
             if topic.used > since && !too_many {
-                topic.idle_since = topic.used;
+                topic.queued = true;
                 self.idle.push_back((topic.used, name));
             } else {
                 self.topics.remove(&name);

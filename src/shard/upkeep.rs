@@ -3,7 +3,7 @@
 use super::message::ToControl;
 use super::slab::State;
 use super::{CLOSE_TIMEOUT, Shard, TICK};
-use crate::component::{CloseCause, CloseReason, ConnectionId};
+use crate::component::{CloseCause, CloseReason};
 use crate::ws::{RejectReason, ServerHeader, frame::PING};
 
 /// A drain under way: every connection is closed once, evenly over the window.
@@ -94,17 +94,22 @@ impl Shard {
         let now = self.now_nanos;
         loop {
             let slab = &mut self.slab;
-            let mut in_state = |id: ConnectionId, states: &[State]| {
-                slab.find(id).is_some_and(|slot| states.contains(&slot.state))
-            };
-            let late = self.handshake_deadlines.expired(now, |id| in_state(id, &[State::Handshake]));
+            let late = self.handshake_deadlines.expired(now, |id| {
+                // An open connection whose 101 is still held back has not been answered either.
+                slab.find(id).is_some_and(|slot| {
+                    let held = slot.outbound.as_ref().is_some_and(|outbound| outbound.holds > 0);
+                    slot.state == State::Handshake || (slot.state == State::Open && held)
+                })
+            });
             if let Some(id) = late {
                 self.stats.rejected[RejectReason::Timeout.index()].add(1);
                 self.kill(id.slot, CloseCause::Transport);
                 continue;
             }
+            let slab = &mut self.slab;
             let ending = [State::Closing, State::Linger, State::Finishing];
-            match self.close_deadlines.expired(now, |id| in_state(id, &ending)) {
+            let is_ending = |id| slab.find(id).is_some_and(|slot| ending.contains(&slot.state));
+            match self.close_deadlines.expired(now, is_ending) {
                 Some(id) => self.kill(id.slot, CloseCause::Transport),
                 None => return,
             }
@@ -129,21 +134,26 @@ impl Shard {
             }
         }
         if self.now_nanos >= cut_nanos {
-            self.cut += self.stats.connections.get();
-            (0..self.slab.len()).for_each(|index| self.kill(index, CloseCause::Drain));
+            self.cut_all();
         }
     }
 
-    /// Whether the drain is complete: nothing is open and nothing accepts.
-    pub(super) fn is_drained(&self) -> bool {
-        let listening = self.listeners.iter().any(|listener| listener.socket.is_some());
-        self.drain.is_some() && !listening && self.slab.in_use() == 0
+    /// Says once that the shard is drained: nothing is open and nothing accepts.
+    pub(super) fn report_drained(&mut self) {
+        if self.drain.is_none() || self.drained || self.slab.in_use() > 0 {
+            return;
+        }
+        if self.listeners.iter().all(|listener| listener.socket.is_none()) {
+            self.drained = true;
+            let shard = self.mesh.shard() as u16;
+            self.mesh.send_to_control(ToControl::Drained { shard, cut: self.cut });
+        }
     }
 
-    /// Says that the shard is done.
-    pub(super) fn report_drained(&mut self) {
-        let shard = self.mesh.shard() as u16;
-        self.mesh.send_to_control(ToControl::Drained { shard, cut: self.cut });
+    /// Gives every connection up.
+    pub(super) fn cut_all(&mut self) {
+        self.cut += self.stats.connections.get();
+        (0..self.slab.len()).for_each(|index| self.kill(index, CloseCause::Drain));
     }
 }
 
