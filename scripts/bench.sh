@@ -83,7 +83,7 @@ trap 'exit 130' INT TERM
 
 # Sets `command` to the command line of server $1 on $port.
 server_command() {
-    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s"
+    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s --drain-window 0ms"
     case $1 in
     floor) command="taskset -c $server_cpu $binaries/floor $port" ;;
     corecast) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;

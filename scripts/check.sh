@@ -49,7 +49,7 @@ smoke() {
         kill -0 "$server" 2>/dev/null || break
         sleep 0.1
     done
-    [ -n "$url" ] && [ -n "$control" ] || smoke_failed "corecast did not start"
+    if [ -z "$url" ] || [ -z "$control" ]; then smoke_failed "corecast did not start"; fi
 
     "$target/release/loadgen" fanout --url "$url/pubsub/smoke" --connections 200 --rate 200 --duration 5s \
         --pid "$server" --progress off || smoke_failed "loadgen fanout found errors"

@@ -168,9 +168,7 @@ mod tests {
     use clap::CommandFactory;
 
     fn refused(line: &str) -> String {
-        Arguments::try_parse_from(line.split_whitespace())
-            .unwrap_err()
-            .to_string()
+        Arguments::try_parse_from(line.split_whitespace()).unwrap_err().to_string()
     }
 
     #[test]

@@ -39,12 +39,8 @@ impl Countdown {
     /// A receiver that had got everything before `next` is gone; calls `complete` for what was waiting only for it.
     pub(crate) fn receiver_gone(&mut self, next: u64, mut complete: impl FnMut(u64)) {
         let first = next.saturating_sub(self.base) as usize;
-        for (index, missing) in self
-            .missing
-            .iter_mut()
-            .enumerate()
-            .skip(first)
-            .filter(|(_, missing)| **missing > 0)
+        for (index, missing) in
+            self.missing.iter_mut().enumerate().skip(first).filter(|(_, missing)| **missing > 0)
         {
             *missing -= 1;
             if *missing == 0 {
@@ -86,16 +82,9 @@ impl Completions {
         let last = self.threads == 1 || {
             let slot = &self.ring[sequence as usize % RING];
             let fresh = (sequence << THREAD_BITS) | 1;
-            let update = |word: u64| {
-                Some(if word >> THREAD_BITS == sequence && word != 0 {
-                    word + 1
-                } else {
-                    fresh
-                })
-            };
-            let before = slot
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
-                .unwrap_or(0);
+            let update =
+                |word: u64| Some(if word >> THREAD_BITS == sequence && word != 0 { word + 1 } else { fresh });
+            let before = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, update).unwrap_or(0);
             before >> THREAD_BITS == sequence && (before & ((1 << THREAD_BITS) - 1)) + 1 == self.threads
         };
         if last {

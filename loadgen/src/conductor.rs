@@ -96,10 +96,7 @@ impl Shared {
     }
 
     fn progress_count(&self) -> u64 {
-        self.progress
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .sum()
+        self.progress.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -137,12 +134,8 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
     let (sender, receiver) = channel();
     let threads = plan.threads.len();
     let shared = Shared::new(threads, sender)?;
-    let planned: usize = plan
-        .threads
-        .iter()
-        .flat_map(|(_, openings)| openings)
-        .map(|opening| opening.count)
-        .sum();
+    let planned: usize =
+        plan.threads.iter().flat_map(|(_, openings)| openings).map(|opening| opening.count).sum();
     let handshakes_max = settings.handshakes.div_ceil(threads).max(1);
     let mut workers = Vec::new();
     for (index, (mode, openings)) in plan.threads.into_iter().enumerate() {
@@ -170,13 +163,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
                 })
             })
             .collect();
-        let conductor = Conductor {
-            settings,
-            shared: &shared,
-            receiver,
-            threads,
-            planned,
-        };
+        let conductor = Conductor { settings, shared: &shared, receiver, threads, planned };
         let taken = conductor.lead(plan.expects_progress);
         shared.begin(Stage::Stop);
         let mut outcome = Outcome {
@@ -193,9 +180,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             server_gone: false,
         };
         for handle in handles {
-            let (mode, links) = handle
-                .join()
-                .map_err(|_| io::Error::other("a thread panicked"))??;
+            let (mode, links) = handle.join().map_err(|_| io::Error::other("a thread panicked"))??;
             outcome.modes.push(mode);
             outcome.pings += links.pings;
             for (kind, count) in links.faults {
@@ -238,11 +223,7 @@ impl Conductor<'_> {
     fn lead(&self, expects_progress: bool) -> io::Result<Taken> {
         let mut taken = Taken::default();
         let server = self.settings.pid.map(ServerProcess);
-        let progress = Progress::new(
-            self.settings.progress,
-            self.planned as u64,
-            self.settings.duration,
-        );
+        let progress = Progress::new(self.settings.progress, self.planned as u64, self.settings.duration);
         let before = server.map(ServerProcess::observe).transpose()?;
         let connected = self.finish_stage(Stage::Connect, true, &progress);
         taken.connected = self.shared.open_count() as usize;

@@ -126,29 +126,16 @@ impl Measurement {
             pings_answered: outcome.pings,
             figures: BTreeMap::new(),
             latency: BTreeMap::new(),
-            client: ClientUse {
-                cpu_seconds: user_seconds + system_seconds,
-                user_seconds,
-                system_seconds,
-            },
-            server: settings
-                .pid
-                .zip(outcome.server.as_ref())
-                .map(|(pid, server)| server_use(pid, server)),
+            client: ClientUse { cpu_seconds: user_seconds + system_seconds, user_seconds, system_seconds },
+            server: settings.pid.zip(outcome.server.as_ref()).map(|(pid, server)| server_use(pid, server)),
             json: settings.json.clone(),
         };
         measurement.setting("url", settings.url.text.as_str());
-        measurement.setting(
-            "publish_url",
-            settings.publish_url.as_ref().map(|url| url.text.as_str()),
-        );
+        measurement.setting("publish_url", settings.publish_url.as_ref().map(|url| url.text.as_str()));
         measurement.setting("connections", settings.connections);
         measurement.setting("threads", settings.threads());
         measurement.setting("payload_bytes", settings.payload);
-        measurement.setting(
-            "duration_seconds",
-            settings.duration.map(|duration| duration.as_secs_f64()),
-        );
+        measurement.setting("duration_seconds", settings.duration.map(|duration| duration.as_secs_f64()));
         measurement.disturbance(outcome.machine_cpu);
         measurement.common_failures(outcome.planned, outcome.timed_out, outcome.server_gone, &settings);
         measurement
@@ -159,10 +146,7 @@ impl Measurement {
         if let Some(server) = &self.server {
             let others = (busy_seconds - server.cpu.seconds - self.client.cpu_seconds).max(0.0);
             self.figure("other_cpu_percent", others * 100.0 / self.measured_seconds);
-            self.figure(
-                "stolen_cpu_percent",
-                steal_seconds * 100.0 / self.measured_seconds,
-            );
+            self.figure("stolen_cpu_percent", steal_seconds * 100.0 / self.measured_seconds);
         }
     }
 
@@ -185,10 +169,7 @@ impl Measurement {
                 Stage::WarmUp => "the warm-up",
                 _ => "the measurement",
             };
-            self.fail(format!(
-                "nothing arrived for {} s during {stage}",
-                settings.timeout.as_secs_f64()
-            ));
+            self.fail(format!("nothing arrived for {} s during {stage}", settings.timeout.as_secs_f64()));
         }
         if server_gone {
             self.fail("the server process ended".to_owned());
@@ -236,10 +217,7 @@ impl Measurement {
     pub(crate) fn per_unit(&mut self, count: u64, plural: &str) {
         let unit = self.unit.replace(' ', "_");
         self.figure_rate(format!("{}_per_second", plural.replace(' ', "_")), count);
-        self.figure(
-            format!("client_cpu_us_per_{unit}"),
-            self.client.cpu_seconds * 1e6 / count as f64,
-        );
+        self.figure(format!("client_cpu_us_per_{unit}"), self.client.cpu_seconds * 1e6 / count as f64);
         if let Some(seconds) = self.server.as_ref().map(|server| server.cpu.seconds) {
             self.figure(format!("server_cpu_us_per_{unit}"), seconds * 1e6 / count as f64);
         }

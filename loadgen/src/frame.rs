@@ -65,11 +65,7 @@ pub(crate) fn take<'a>(bytes: &mut &'a [u8], max_bytes: usize) -> Result<Option<
             return Ok(None);
         };
         *bytes = &bytes[end..];
-        return Ok(Some(Frame {
-            fin: true,
-            opcode: opcode::BINARY,
-            payload,
-        }));
+        return Ok(Some(Frame { fin: true, opcode: opcode::BINARY, payload }));
     }
     take_any(bytes, first, second, max_bytes)
 }
@@ -103,17 +99,13 @@ fn take_any<'a>(
     };
     let length = match second {
         0..=125 => u64::from(second),
-        _ => extended
-            .iter()
-            .fold(0, |length, byte| length << 8 | u64::from(*byte)),
+        _ => extended.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
     };
     if length < least {
         return Err(ProtocolError::LengthNotMinimal);
     }
-    let end = usize::try_from(length)
-        .ok()
-        .filter(|length| *length <= max_bytes)
-        .ok_or(ProtocolError::TooLong)?;
+    let end =
+        usize::try_from(length).ok().filter(|length| *length <= max_bytes).ok_or(ProtocolError::TooLong)?;
     let Some(payload) = bytes.get(head..head + end) else {
         return Ok(None);
     };
@@ -147,12 +139,7 @@ pub(crate) fn append_masked(out: &mut Vec<u8>, opcode: u8, payload: &[u8], key: 
         }
     }
     out.extend_from_slice(&key);
-    out.extend(
-        payload
-            .iter()
-            .zip(key.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
 }
 
 #[cfg(test)]
@@ -181,10 +168,8 @@ mod tests {
     #[test]
     fn every_split_gives_the_same_frames() {
         let mut stream = Vec::new();
-        let payloads: Vec<Vec<u8>> = [0, 1, 24, 125, 126, 300]
-            .iter()
-            .map(|length| vec![9; *length])
-            .collect();
+        let payloads: Vec<Vec<u8>> =
+            [0, 1, 24, 125, 126, 300].iter().map(|length| vec![9; *length]).collect();
         for (index, payload) in payloads.iter().enumerate() {
             stream.extend(server_frame(if index % 2 == 0 { 0x82 } else { 0x81 }, payload));
         }
@@ -248,11 +233,8 @@ mod tests {
             append_masked(&mut bytes, opcode::BINARY, &payload, [1, 2, 3, 4]);
             let head = bytes.len() - length;
             assert_eq!(&bytes[head - 4..head], &[1, 2, 3, 4]);
-            let plain: Vec<u8> = bytes[head..]
-                .iter()
-                .zip([1, 2, 3, 4].iter().cycle())
-                .map(|(a, b)| a ^ b)
-                .collect();
+            let plain: Vec<u8> =
+                bytes[head..].iter().zip([1, 2, 3, 4].iter().cycle()).map(|(a, b)| a ^ b).collect();
             assert_eq!(plain, payload);
         }
     }

@@ -60,9 +60,7 @@ pub(crate) fn response(bytes: &[u8]) -> Response {
         if name.eq_ignore_ascii_case("upgrade") {
             upgrade = value.eq_ignore_ascii_case("websocket");
         } else if name.eq_ignore_ascii_case("connection") {
-            connection |= value
-                .split(',')
-                .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+            connection |= value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
         } else if name.eq_ignore_ascii_case("sec-websocket-accept") {
             accept = value == ACCEPT;
         } else if name.eq_ignore_ascii_case("sec-websocket-extensions") {
@@ -87,11 +85,7 @@ mod tests {
     #[test]
     fn good_response_is_incomplete_at_every_cut_and_then_open() {
         for cut in 0..GOOD.len() {
-            assert_eq!(
-                response(&GOOD.as_bytes()[..cut]),
-                Response::Incomplete,
-                "cut at {cut}"
-            );
+            assert_eq!(response(&GOOD.as_bytes()[..cut]), Response::Incomplete, "cut at {cut}");
         }
         let with_frame = [GOOD.as_bytes(), &[0x82, 0]].concat();
         assert_eq!(response(&with_frame), Response::Open(GOOD.len()));
@@ -103,18 +97,9 @@ mod tests {
         assert_eq!(response(b"SSH-2.0-x\r\n\r\n"), Response::Invalid("status_line"));
         let other_key = GOOD.replace("s3pP", "S3PP");
         assert_eq!(response(other_key.as_bytes()), Response::Invalid("accept_header"));
-        let extension = GOOD.replace(
-            "\r\n\r\n",
-            "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
-        );
-        assert_eq!(
-            response(extension.as_bytes()),
-            Response::Invalid("extension_not_offered")
-        );
-        assert_eq!(
-            response(&vec![b'a'; HEAD_MAX_BYTES + 1]),
-            Response::Invalid("head_too_long")
-        );
+        let extension = GOOD.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+        assert_eq!(response(extension.as_bytes()), Response::Invalid("extension_not_offered"));
+        assert_eq!(response(&vec![b'a'; HEAD_MAX_BYTES + 1]), Response::Invalid("head_too_long"));
     }
 
     #[test]

@@ -30,18 +30,12 @@ impl Host {
             line.split_once(':').map(|(_, value)| value.trim().to_owned())
         };
         let memory = line("/proc/meminfo");
-        let kib = memory
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+        let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
         Self {
             name: line("/proc/sys/kernel/hostname"),
             kernel: line("/proc/sys/kernel/osrelease"),
             cpu_model: value("model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
-            cores: cpus
-                .lines()
-                .filter(|line| line.starts_with("processor"))
-                .count()
-                .max(1),
+            cores: cpus.lines().filter(|line| line.starts_with("processor")).count().max(1),
             cores_allowed: sys::allowed_cpus(),
             memory_bytes: kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) * 1024,
         }
@@ -51,15 +45,8 @@ impl Host {
 /// Commit of the working directory, with `+` if it has changes; nothing outside a repository or without git.
 pub(crate) fn commit() -> Option<String> {
     let git = |arguments: &[&str]| {
-        let output = Command::new("git")
-            .args(arguments)
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let output = Command::new("git").args(arguments).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let hash = git(&["rev-parse", "HEAD"])?;
     let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;

@@ -95,15 +95,8 @@ mod tests {
         }
         let summary = Latency::merged([&odd, &even].into_iter()).summary();
         assert_eq!(summary.count, 1000);
-        for (value, expected) in [
-            (summary.p50, 500_000),
-            (summary.p99, 990_000),
-            (summary.max, 1_000_000),
-        ] {
-            assert!(
-                value.abs_diff(expected) <= expected / 500,
-                "{value} for {expected}"
-            );
+        for (value, expected) in [(summary.p50, 500_000), (summary.p99, 990_000), (summary.max, 1_000_000)] {
+            assert!(value.abs_diff(expected) <= expected / 500, "{value} for {expected}");
         }
         assert!(summary.curve.windows(2).all(|pair| pair[0].1 <= pair[1].1));
     }

@@ -91,10 +91,7 @@ pub(crate) struct Links {
 impl Links {
     /// No connections yet; those to come go to one of `targets`, from the addresses `sources` in turn.
     pub(crate) fn new(targets: &[Url], sources: Vec<IpAddr>, first_source: usize) -> io::Result<Self> {
-        let target = |url: &Url| Target {
-            address: url.address,
-            request: handshake::request(url),
-        };
+        let target = |url: &Url| Target { address: url.address, request: handshake::request(url) };
         Ok(Self {
             epoll: Epoll::new()?,
             connections: Vec::new(),
@@ -201,9 +198,7 @@ impl Links {
             Err(error) => return Err(connect_kind(&error)),
         }
         connection.state = State::AwaitingResponse;
-        self.epoll
-            .modify(socket, READABLE, slot as u64)
-            .map_err(|error| connect_kind(&error))
+        self.epoll.modify(socket, READABLE, slot as u64).map_err(|error| connect_kind(&error))
     }
 
     /// Notes that the handshake in `slot` is complete.
@@ -233,10 +228,7 @@ impl Links {
     fn send_or_keep(&mut self, slot: Slot, bytes: &[u8]) {
         let connection = &mut self.connections[slot];
         let Some(socket) = &connection.socket else { return };
-        let waiting = connection
-            .extra
-            .as_ref()
-            .is_some_and(|extra| !extra.unsent.is_empty());
+        let waiting = connection.extra.as_ref().is_some_and(|extra| !extra.unsent.is_empty());
         let taken = match sys::send(socket, if waiting { &[] } else { bytes }) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
@@ -244,17 +236,8 @@ impl Links {
             Err(_) => return,
         };
         if taken < bytes.len() {
-            connection
-                .extra
-                .get_or_insert_default()
-                .unsent
-                .extend_from_slice(&bytes[taken..]);
-            if !waiting
-                && self
-                    .epoll
-                    .modify(socket, READABLE | WRITABLE, slot as u64)
-                    .is_err()
-            {
+            connection.extra.get_or_insert_default().unsent.extend_from_slice(&bytes[taken..]);
+            if !waiting && self.epoll.modify(socket, READABLE | WRITABLE, slot as u64).is_err() {
                 self.fault("epoll_modify");
             }
         }
@@ -276,10 +259,7 @@ impl Links {
 
     /// Bytes that wait in `slot` for room.
     pub(crate) fn unsent_bytes(&self, slot: Slot) -> usize {
-        self.connections[slot]
-            .extra
-            .as_ref()
-            .map_or(0, |extra| extra.unsent.len())
+        self.connections[slot].extra.as_ref().map_or(0, |extra| extra.unsent.len())
     }
 
     /// Answers a ping.

@@ -32,9 +32,7 @@ pub(crate) struct Codec {
 impl Codec {
     /// A codec for payloads of `bytes` bytes, marked with `run`.
     pub(crate) fn new(run: u64, bytes: usize) -> Self {
-        let mut template: Vec<u8> = (0..bytes.max(MIN_BYTES))
-            .map(|index| (index * 31 + 7) as u8)
-            .collect();
+        let mut template: Vec<u8> = (0..bytes.max(MIN_BYTES)).map(|index| (index * 31 + 7) as u8).collect();
         template[..8].copy_from_slice(&run.to_be_bytes());
         Self { run, template }
     }
@@ -50,18 +48,12 @@ impl Codec {
     #[inline]
     pub(crate) fn check(&self, payload: &[u8]) -> Check {
         let number = |range: std::ops::Range<usize>| {
-            payload
-                .get(range)
-                .and_then(|bytes| bytes.try_into().ok())
-                .map(u64::from_be_bytes)
+            payload.get(range).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)
         };
         match (number(0..8), number(8..16), number(16..24)) {
             (Some(run), Some(sequence), Some(intended_ns)) if run == self.run => {
                 if payload[MIN_BYTES..] == self.template[MIN_BYTES..] {
-                    Check::Good(Stamp {
-                        sequence,
-                        intended_ns,
-                    })
+                    Check::Good(Stamp { sequence, intended_ns })
                 } else {
                     Check::Corrupted
                 }
@@ -79,10 +71,7 @@ mod tests {
     fn payload_comes_back_and_damage_is_found() {
         for bytes in [24, 25, 64, 5000] {
             let mut codec = Codec::new(77, bytes);
-            let stamp = Stamp {
-                sequence: 5,
-                intended_ns: 123_456_789,
-            };
+            let stamp = Stamp { sequence: 5, intended_ns: 123_456_789 };
             let sent = codec.payload(stamp).to_vec();
             assert_eq!(sent.len(), bytes);
             assert_eq!(codec.check(&sent), Check::Good(stamp));
@@ -98,12 +87,7 @@ mod tests {
     #[test]
     fn other_runs_are_foreign() {
         let mut other = Codec::new(78, 64);
-        let sent = other
-            .payload(Stamp {
-                sequence: 0,
-                intended_ns: 0,
-            })
-            .to_vec();
+        let sent = other.payload(Stamp { sequence: 0, intended_ns: 0 }).to_vec();
         assert_eq!(Codec::new(77, 64).check(&sent), Check::Foreign);
         assert_eq!(Codec::new(77, 64).check(b"short"), Check::Foreign);
     }

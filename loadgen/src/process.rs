@@ -26,26 +26,17 @@ impl Machine {
 
     fn parse(text: &str) -> Self {
         let line = text.lines().next().unwrap_or_default();
-        let ticks: Vec<f64> = line
-            .split_whitespace()
-            .skip(1)
-            .filter_map(|field| field.parse().ok())
-            .collect();
+        let ticks: Vec<f64> =
+            line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
         let sum = |fields: &[usize]| fields.iter().filter_map(|index| ticks.get(*index)).sum::<f64>();
         // user, nice, system, (idle, iowait), irq, softirq, steal
         let (busy, steal) = (sum(&[0, 1, 2, 5, 6]), sum(&[7]));
-        Self {
-            busy_seconds: busy / sys::ticks_per_second(),
-            steal_seconds: steal / sys::ticks_per_second(),
-        }
+        Self { busy_seconds: busy / sys::ticks_per_second(), steal_seconds: steal / sys::ticks_per_second() }
     }
 
     /// CPU seconds used, and seconds that a hypervisor took away, since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> (f64, f64) {
-        (
-            self.busy_seconds - earlier.busy_seconds,
-            self.steal_seconds - earlier.steal_seconds,
-        )
+        (self.busy_seconds - earlier.busy_seconds, self.steal_seconds - earlier.steal_seconds)
     }
 }
 
@@ -104,10 +95,7 @@ impl ServerProcess {
         let read = |task: io::Result<fs::DirEntry>| {
             let task = task.ok()?;
             let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-            Some((
-                task.file_name().to_str()?.parse().ok()?,
-                text.split_whitespace().next()?.parse().ok()?,
-            ))
+            Some((task.file_name().to_str()?.parse().ok()?, text.split_whitespace().next()?.parse().ok()?))
         };
         tasks.filter_map(read).collect()
     }
@@ -118,10 +106,7 @@ impl Observation {
     pub(crate) fn cpu_since(&self, earlier: &Self) -> CpuUse {
         let user_seconds = self.user_seconds - earlier.user_seconds;
         let system_seconds = self.system_seconds - earlier.system_seconds;
-        let all_alive = earlier
-            .threads
-            .keys()
-            .all(|thread| self.threads.contains_key(thread));
+        let all_alive = earlier.threads.keys().all(|thread| self.threads.contains_key(thread));
         if self.threads.is_empty() || !all_alive {
             return CpuUse {
                 seconds: user_seconds + system_seconds,
@@ -133,12 +118,7 @@ impl Observation {
         let used =
             |(thread, time): (&u32, &u64)| time.saturating_sub(*earlier.threads.get(thread).unwrap_or(&0));
         let nanoseconds: u64 = self.threads.iter().map(used).sum();
-        CpuUse {
-            seconds: nanoseconds as f64 / 1e9,
-            user_seconds,
-            system_seconds,
-            source: "schedstat",
-        }
+        CpuUse { seconds: nanoseconds as f64 / 1e9, user_seconds, system_seconds, source: "schedstat" }
     }
 }
 
@@ -151,8 +131,7 @@ fn parse_stat(text: &str) -> Option<(u64, u64)> {
 
 /// Value of the line that begins with `name`, in KiB.
 fn kib(text: &str, name: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]
@@ -171,10 +150,7 @@ mod tests {
     fn machine_line_is_read() {
         let machine = Machine::parse("cpu  100 200 300 5000 6000 10 20 70 0 0\ncpu0 1 2 3\n");
         let (busy, steal) = machine.since(Machine::default());
-        assert_eq!(
-            (busy * sys::ticks_per_second(), steal * sys::ticks_per_second()),
-            (630.0, 70.0)
-        );
+        assert_eq!((busy * sys::ticks_per_second(), steal * sys::ticks_per_second()), (630.0, 70.0));
         assert_eq!(Machine::parse("").since(Machine::default()), (0.0, 0.0));
     }
 

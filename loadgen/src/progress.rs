@@ -24,12 +24,7 @@ impl Progress {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self {
-            bar,
-            planned,
-            duration,
-            measuring_since: std::cell::Cell::new(None),
-        }
+        Self { bar, planned, duration, measuring_since: std::cell::Cell::new(None) }
     }
 
     /// Shows where the run stands: connections that are open, and what the mode counts.
@@ -40,11 +35,7 @@ impl Progress {
                 bar.set_prefix("connect");
                 bar.set_length(self.planned.max(1));
                 bar.set_position(open);
-                bar.set_message(format!(
-                    "{} of {} connections",
-                    Thousands(open),
-                    Thousands(self.planned)
-                ));
+                bar.set_message(format!("{} of {} connections", Thousands(open), Thousands(self.planned)));
             }
             Stage::Measure => {
                 let (since, at_start) = self.measuring_since.get().unwrap_or((Instant::now(), count));

@@ -32,105 +32,45 @@ struct Column {
 }
 
 const fn column(title: &'static str, pointer: &'static str, format: Format) -> Column {
-    Column {
-        title,
-        pointer,
-        format,
-    }
+    Column { title, pointer, format }
 }
 
 const FANOUT: &[Column] = &[
-    column(
-        "server CPU µs per delivery",
-        "/figures/server_cpu_us_per_delivery",
-        Format::Number,
-    ),
-    column(
-        "loadgen CPU µs per delivery",
-        "/figures/client_cpu_us_per_delivery",
-        Format::Number,
-    ),
+    column("server CPU µs per delivery", "/figures/server_cpu_us_per_delivery", Format::Number),
+    column("loadgen CPU µs per delivery", "/figures/client_cpu_us_per_delivery", Format::Number),
     column("deliveries/s", "/figures/deliveries_per_second", Format::Count),
     column("delivery p50", "/latency/delivery/p50", Format::Time),
     column("delivery p99", "/latency/delivery/p99", Format::Time),
-    column(
-        "last subscriber p50",
-        "/latency/last_subscriber/p50",
-        Format::Time,
-    ),
-    column(
-        "others' CPU, % of a core",
-        "/figures/other_cpu_percent",
-        Format::Number,
-    ),
+    column("last subscriber p50", "/latency/last_subscriber/p50", Format::Time),
+    column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const ECHO: &[Column] = &[
-    column(
-        "server CPU µs per round trip",
-        "/figures/server_cpu_us_per_round_trip",
-        Format::Number,
-    ),
-    column(
-        "loadgen CPU µs per round trip",
-        "/figures/client_cpu_us_per_round_trip",
-        Format::Number,
-    ),
+    column("server CPU µs per round trip", "/figures/server_cpu_us_per_round_trip", Format::Number),
+    column("loadgen CPU µs per round trip", "/figures/client_cpu_us_per_round_trip", Format::Number),
     column("round trips/s", "/figures/round_trips_per_second", Format::Count),
     column("p50", "/latency/round_trip/p50", Format::Time),
     column("p99", "/latency/round_trip/p99", Format::Time),
-    column(
-        "others' CPU, % of a core",
-        "/figures/other_cpu_percent",
-        Format::Number,
-    ),
+    column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const CONNECT: &[Column] = &[
-    column(
-        "server CPU µs per handshake",
-        "/figures/server_cpu_us_per_handshake",
-        Format::Number,
-    ),
-    column(
-        "loadgen CPU µs per handshake",
-        "/figures/client_cpu_us_per_handshake",
-        Format::Number,
-    ),
+    column("server CPU µs per handshake", "/figures/server_cpu_us_per_handshake", Format::Number),
+    column("loadgen CPU µs per handshake", "/figures/client_cpu_us_per_handshake", Format::Number),
     column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
     column("p50", "/latency/handshake/p50", Format::Time),
     column("p99", "/latency/handshake/p99", Format::Time),
-    column(
-        "others' CPU, % of a core",
-        "/figures/other_cpu_percent",
-        Format::Number,
-    ),
+    column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const IDLE: &[Column] = &[
-    column(
-        "server RSS, bytes per connection",
-        "/figures/server_rss_bytes_per_connection",
-        Format::Number,
-    ),
+    column("server RSS, bytes per connection", "/figures/server_rss_bytes_per_connection", Format::Number),
     column(
         "anonymous, bytes per connection",
         "/figures/server_anonymous_bytes_per_connection",
         Format::Number,
     ),
-    column(
-        "RSS before the first connection, MiB",
-        "/figures/server_rss_mib_before_connect",
-        Format::Number,
-    ),
-    column(
-        "server CPU, % of a core",
-        "/figures/server_cpu_percent",
-        Format::Number,
-    ),
+    column("RSS before the first connection, MiB", "/figures/server_rss_mib_before_connect", Format::Number),
+    column("server CPU, % of a core", "/figures/server_cpu_percent", Format::Number),
     column("pings/s", "/figures/pings_per_second", Format::Number),
-    column(
-        "others' CPU, % of a core",
-        "/figures/other_cpu_percent",
-        Format::Number,
-    ),
+    column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 
 /// Results of one server in one scenario.
@@ -163,11 +103,7 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
 fn tables(results: Vec<Value>, baseline: &str) -> String {
     let mut text = machine(&results);
     for mut scenario in group(results) {
-        if let Some(position) = scenario
-            .series
-            .iter()
-            .position(|series| series.server == baseline)
-        {
+        if let Some(position) = scenario.series.iter().position(|series| series.server == baseline) {
             scenario.series.swap(0, position);
         }
         write_scenario(&mut text, &scenario);
@@ -179,28 +115,19 @@ fn group(results: Vec<Value>) -> Vec<Scenario> {
     let mut scenarios: Vec<Scenario> = Vec::new();
     for result in results {
         let label = |name: &str| result["labels"][name].as_str();
-        let name = label("scenario")
-            .or(result["mode"].as_str())
-            .unwrap_or("run")
-            .to_owned();
+        let name = label("scenario").or(result["mode"].as_str()).unwrap_or("run").to_owned();
         let server = label("server").unwrap_or("server").to_owned();
         let scenario = match scenarios.iter().position(|scenario| scenario.name == name) {
             Some(index) => &mut scenarios[index],
             None => {
-                scenarios.push(Scenario {
-                    name,
-                    series: Vec::new(),
-                });
+                scenarios.push(Scenario { name, series: Vec::new() });
                 let last = scenarios.len() - 1;
                 &mut scenarios[last]
             }
         };
         match scenario.series.iter_mut().find(|series| series.server == server) {
             Some(series) => series.results.push(result),
-            None => scenario.series.push(Series {
-                server,
-                results: vec![result],
-            }),
+            None => scenario.series.push(Series { server, results: vec![result] }),
         }
     }
     scenarios
@@ -219,11 +146,7 @@ fn machine(results: &[Value]) -> String {
             text(&host["kernel"]),
             host["memory_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 30),
             text(&result["commit"]).chars().take(12).collect::<String>(),
-            if text(&result["commit"]).ends_with('+') {
-                " with changes"
-            } else {
-                ""
-            }
+            if text(&result["commit"]).ends_with('+') { " with changes" } else { "" }
         );
         if !machines.contains(&line) {
             machines.push(line);
@@ -244,18 +167,9 @@ fn write_scenario(text: &mut String, scenario: &Scenario) {
     for column in columns {
         let _ = write!(out, " {} |", column.title);
     }
-    let _ = write!(
-        out,
-        " ratio to {} |\n|---|---|---|{}---|\n",
-        first.server,
-        "---|".repeat(columns.len())
-    );
+    let _ = write!(out, " ratio to {} |\n|---|---|---|{}---|\n", first.server, "---|".repeat(columns.len()));
     for series in &scenario.series {
-        let failed = series
-            .results
-            .iter()
-            .filter(|result| result["passed"] != true)
-            .count();
+        let failed = series.results.iter().filter(|result| result["passed"] != true).count();
         let _ = write!(out, "| {} | {} | {failed} |", series.server, series.results.len());
         for column in columns {
             let _ = write!(out, " {} |", cell(series, column));
@@ -272,11 +186,7 @@ fn write_scenario(text: &mut String, scenario: &Scenario) {
 }
 
 fn values(series: &Series, pointer: &str) -> Vec<f64> {
-    series
-        .results
-        .iter()
-        .filter_map(|result| result.pointer(pointer)?.as_f64())
-        .collect()
+    series.results.iter().filter_map(|result| result.pointer(pointer)?.as_f64()).collect()
 }
 
 fn cell(series: &Series, column: &Column) -> String {
@@ -291,12 +201,7 @@ fn cell(series: &Series, column: &Column) -> String {
     if series.results.len() == 1 {
         return number(spread.median);
     }
-    format!(
-        "**{}** ({}–{})",
-        number(spread.median),
-        number(spread.least),
-        number(spread.greatest)
-    )
+    format!("**{}** ({}–{})", number(spread.median), number(spread.least), number(spread.greatest))
 }
 
 /// Median of the ratios of pairs; a dash for the baseline itself and where nothing can be paired.
@@ -306,23 +211,15 @@ fn ratio(series: &Series, baseline: &Series, pointer: &str) -> String {
     }
     let by_pass = |series: &Series| -> BTreeMap<String, f64> {
         let entry = |result: &Value| {
-            Some((
-                result["labels"]["pass"].as_str()?.to_owned(),
-                result.pointer(pointer)?.as_f64()?,
-            ))
+            Some((result["labels"]["pass"].as_str()?.to_owned(), result.pointer(pointer)?.as_f64()?))
         };
         series.results.iter().filter_map(entry).collect()
     };
     let reference = by_pass(baseline);
-    let ratios = by_pass(series)
-        .into_iter()
-        .filter_map(|(pass, value)| Some(value / reference.get(&pass)?));
+    let ratios = by_pass(series).into_iter().filter_map(|(pass, value)| Some(value / reference.get(&pass)?));
     match Spread::of(ratios.filter(|ratio| ratio.is_finite()).collect()) {
         Some(spread) => {
-            format!(
-                "**{:.3}** ({:.3}–{:.3})",
-                spread.median, spread.least, spread.greatest
-            )
+            format!("**{:.3}** ({:.3}–{:.3})", spread.median, spread.least, spread.greatest)
         }
         None => "–".into(),
     }
@@ -340,11 +237,7 @@ fn digits(value: f64) -> String {
 
 /// The command without what differs from pass to pass.
 fn command(result: &Value) -> String {
-    let words = result["command"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
+    let words = result["command"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut kept = vec!["loadgen"];
     let mut skip = false;
     for word in words.skip(1) {
@@ -372,16 +265,9 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (least, greatest) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            (values[middle - 1] + values[middle]) / 2.0
-        };
-        Some(Self {
-            least,
-            median,
-            greatest,
-        })
+        let median =
+            if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        Some(Self { least, median, greatest })
     }
 }
 
@@ -404,14 +290,7 @@ mod tests {
     #[test]
     fn spread_of_odd_even_and_none() {
         assert_eq!(Spread::of(vec![]), None);
-        assert_eq!(
-            Spread::of(vec![3.0, 1.0, 2.0]),
-            Some(Spread {
-                least: 1.0,
-                median: 2.0,
-                greatest: 3.0
-            })
-        );
+        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Some(Spread { least: 1.0, median: 2.0, greatest: 3.0 }));
         assert_eq!(Spread::of(vec![4.0, 1.0]).map(|spread| spread.median), Some(2.5));
     }
 
@@ -427,10 +306,7 @@ mod tests {
         ];
         let text = tables(results, "floor");
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
-        assert!(
-            rows[1].starts_with("| floor | 3 | 0 | **4.00** (4.00–10.0) |"),
-            "{text}"
-        );
+        assert!(rows[1].starts_with("| floor | 3 | 0 | **4.00** (4.00–10.0) |"), "{text}");
         assert!(rows[2].ends_with("| **0.750** (0.500–0.900) |"), "{text}");
         assert!(
             rows[2].contains("| – |") && rows[2].contains("1.50 µs") && rows[2].contains("1,234,567"),

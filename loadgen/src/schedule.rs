@@ -10,10 +10,7 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// `rate` events a second, the first one at `start_ns`.
     pub(crate) fn new(start_ns: u64, rate: f64) -> Self {
-        Self {
-            start_ns,
-            interval_ns: 1e9 / rate,
-        }
+        Self { start_ns, interval_ns: 1e9 / rate }
     }
 
     /// When event `index` is due.

@@ -33,11 +33,7 @@ pub(crate) struct Tracker {
 impl Tracker {
     /// A tracker for `receivers` receivers that have seen nothing.
     pub(crate) fn new(receivers: usize) -> Self {
-        Self {
-            next: vec![0; receivers],
-            missing: BTreeSet::new(),
-            disorder: Disorder::default(),
-        }
+        Self { next: vec![0; receivers], missing: BTreeSet::new(), disorder: Disorder::default() }
     }
 
     /// Notes that `receiver` got `sequence`; `None` if it is not below `sent()`, so that it was never sent.
@@ -53,9 +49,7 @@ impl Tracker {
             *next += 1;
             return Some(Arrival::New);
         }
-        let sequence = u32::try_from(sequence)
-            .ok()
-            .filter(|sequence| u64::from(*sequence) < sent())?;
+        let sequence = u32::try_from(sequence).ok().filter(|sequence| u64::from(*sequence) < sent())?;
         Some(self.arrive_out_of_order(receiver, sequence))
     }
 
@@ -63,8 +57,7 @@ impl Tracker {
     fn arrive_out_of_order(&mut self, receiver: usize, sequence: u32) -> Arrival {
         let next = &mut self.next[receiver];
         if sequence > *next {
-            self.missing
-                .extend((*next..sequence).map(|missing| (receiver as u32, missing)));
+            self.missing.extend((*next..sequence).map(|missing| (receiver as u32, missing)));
             *next = sequence + 1;
             Arrival::New
         } else if self.missing.remove(&(receiver as u32, sequence)) {
@@ -83,19 +76,10 @@ impl Tracker {
 
     /// The balance after `sent` messages; only the first `receivers` receivers count.
     pub(crate) fn disorder(&self, sent: u64, receivers: usize) -> Disorder {
-        let behind: u64 = self.next[..receivers]
-            .iter()
-            .map(|next| sent.saturating_sub(u64::from(*next)))
-            .sum();
-        let jumped = self
-            .missing
-            .iter()
-            .filter(|(receiver, _)| (*receiver as usize) < receivers)
-            .count();
-        Disorder {
-            lost: behind + jumped as u64,
-            ..self.disorder
-        }
+        let behind: u64 =
+            self.next[..receivers].iter().map(|next| sent.saturating_sub(u64::from(*next))).sum();
+        let jumped = self.missing.iter().filter(|(receiver, _)| (*receiver as usize) < receivers).count();
+        Disorder { lost: behind + jumped as u64, ..self.disorder }
     }
 }
 
@@ -118,42 +102,11 @@ mod tests {
 
     #[test]
     fn loss_duplicate_and_reordering_are_told_apart() {
-        assert_eq!(
-            play(&[0, 2, 3], 4),
-            Disorder {
-                lost: 1,
-                ..Disorder::default()
-            }
-        );
-        assert_eq!(
-            play(&[0, 1], 4),
-            Disorder {
-                lost: 2,
-                ..Disorder::default()
-            }
-        );
-        assert_eq!(
-            play(&[0, 1, 1, 2, 3, 0], 4),
-            Disorder {
-                duplicated: 2,
-                ..Disorder::default()
-            }
-        );
-        assert_eq!(
-            play(&[0, 2, 1, 3], 4),
-            Disorder {
-                reordered: 1,
-                ..Disorder::default()
-            }
-        );
-        assert_eq!(
-            play(&[3, 3, 0, 0], 4),
-            Disorder {
-                lost: 2,
-                duplicated: 2,
-                reordered: 1
-            }
-        );
+        assert_eq!(play(&[0, 2, 3], 4), Disorder { lost: 1, ..Disorder::default() });
+        assert_eq!(play(&[0, 1], 4), Disorder { lost: 2, ..Disorder::default() });
+        assert_eq!(play(&[0, 1, 1, 2, 3, 0], 4), Disorder { duplicated: 2, ..Disorder::default() });
+        assert_eq!(play(&[0, 2, 1, 3], 4), Disorder { reordered: 1, ..Disorder::default() });
+        assert_eq!(play(&[3, 3, 0, 0], 4), Disorder { lost: 2, duplicated: 2, reordered: 1 });
     }
 
     #[test]

@@ -36,10 +36,7 @@ impl Settings {
     pub(crate) fn check(common: Common) -> Result<Self, String> {
         let payload = common.payload;
         if !(payload::MIN_BYTES..=PAYLOAD_MAX_BYTES).contains(&payload) {
-            return Err(format!(
-                "--payload {payload}B: expected {}B to 16MiB",
-                payload::MIN_BYTES
-            ));
+            return Err(format!("--payload {payload}B: expected {}B to 16MiB", payload::MIN_BYTES));
         }
         let limit = sys::raise_descriptor_limit().map_err(|error| format!("descriptor limit: {error}"))?;
         let most = limit.saturating_sub(OTHER_DESCRIPTORS);
@@ -49,24 +46,15 @@ impl Settings {
                 common.connections
             ));
         }
-        if let Some(pid) = common
-            .pid
-            .filter(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists())
-        {
+        if let Some(pid) = common.pid.filter(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists()) {
             return Err(format!("--pid {pid}: no such process"));
         }
         if common.source_ips.is_some() && !common.url.address.is_ipv4() {
-            return Err(format!(
-                "--source-ips: {} is not an IPv4 address",
-                common.url.address.ip()
-            ));
+            return Err(format!("--source-ips: {} is not an IPv4 address", common.url.address.ip()));
         }
         let threads = common.cpus.as_ref().map_or(1, |cpus| cpus.0.len());
         if threads > common.connections {
-            return Err(format!(
-                "--cpus: {threads} threads for {} connections",
-                common.connections
-            ));
+            return Err(format!("--cpus: {threads} threads for {} connections", common.connections));
         }
         Ok(Self {
             url: common.url,
@@ -103,10 +91,7 @@ impl Settings {
 
     /// Servers to connect to; number 0 is `--url`, the last one is the publisher's.
     pub(crate) fn targets(&self) -> Vec<Url> {
-        std::iter::once(&self.url)
-            .chain(&self.publish_url)
-            .cloned()
-            .collect()
+        std::iter::once(&self.url).chain(&self.publish_url).cloned().collect()
     }
 }
 
@@ -121,10 +106,7 @@ mod tests {
     #[test]
     fn shares_add_up() {
         for (total, parts) in [(10, 3), (3, 3), (10_000, 7)] {
-            assert_eq!(
-                (0..parts).map(|index| share(total, parts, index)).sum::<usize>(),
-                total
-            );
+            assert_eq!((0..parts).map(|index| share(total, parts, index)).sum::<usize>(), total);
         }
     }
 }

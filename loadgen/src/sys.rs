@@ -19,10 +19,7 @@ pub(crate) const WRITABLE: u32 = libc::EPOLLOUT as u32;
 /// Monotonic clock in nanoseconds, the same for all processes of the machine.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for the call; CLOCK_MONOTONIC always exists, so the call cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -40,11 +37,7 @@ impl Epoll {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the returned descriptor is new and owned by nobody else.
         let set = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
-        Ok(Self {
-            set,
-            events: Box::new([libc::epoll_event { events: 0, u64: 0 }; EVENTS]),
-            count: 0,
-        })
+        Ok(Self { set, events: Box::new([libc::epoll_event { events: 0, u64: 0 }; EVENTS]), count: 0 })
     }
 
     /// Watches `descriptor` for `interest`; its events carry `token`.
@@ -58,39 +51,22 @@ impl Epoll {
     }
 
     fn control(&self, operation: i32, descriptor: &OwnedFd, interest: u32, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest,
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: interest, u64: token };
         // SAFETY: both descriptors are open and `event` is valid for the call.
-        let result = unsafe {
-            libc::epoll_ctl(
-                self.set.as_raw_fd(),
-                operation,
-                descriptor.as_raw_fd(),
-                &mut event,
-            )
-        };
+        let result =
+            unsafe { libc::epoll_ctl(self.set.as_raw_fd(), operation, descriptor.as_raw_fd(), &mut event) };
         check(result).map(drop)
     }
 
     /// Waits for events, at most `limit`.
     pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<()> {
-        let limit = libc::timespec {
-            tv_sec: limit.as_secs() as i64,
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
+        let limit =
+            libc::timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
         self.count = 0;
         // SAFETY: the kernel writes at most EVENTS events to the array; a null signal mask is allowed.
         let result = check(unsafe {
             let events = self.events.as_mut_ptr();
-            libc::epoll_pwait2(
-                self.set.as_raw_fd(),
-                events,
-                EVENTS as i32,
-                &limit,
-                std::ptr::null(),
-            )
+            libc::epoll_pwait2(self.set.as_raw_fd(), events, EVENTS as i32, &limit, std::ptr::null())
         });
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -121,10 +97,7 @@ impl Waker {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the returned descriptor is new and owned by nobody else.
         unsafe {
-            Ok(Self(OwnedFd::from_raw_fd(check(libc::eventfd(
-                0,
-                libc::EFD_NONBLOCK | libc::EFD_CLOEXEC,
-            ))?)))
+            Ok(Self(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))?)))
         }
     }
 
@@ -150,11 +123,7 @@ impl Waker {
 
 /// Begins a connection to `target`, from `source` if there is one, without waiting.
 pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
-    let socket = Socket::new(
-        Domain::for_address(target),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
         let on: i32 = 1;
@@ -181,12 +150,7 @@ pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<
 pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer.
     let count = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
+        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
     };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
@@ -226,10 +190,7 @@ pub(crate) fn allowed_cpus() -> usize {
 
 /// Raises the soft limit on descriptors to the hard limit and returns it.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives both calls.
     unsafe {
         check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
@@ -258,9 +219,5 @@ pub(crate) fn ticks_per_second() -> f64 {
 }
 
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

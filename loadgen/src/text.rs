@@ -16,13 +16,7 @@ pub(crate) fn block(measurement: &Measurement) -> String {
 
 fn write_block(text: &mut String, measurement: &Measurement) -> fmt::Result {
     let counts = &measurement.counts;
-    let setting = |name: &str| {
-        measurement
-            .settings
-            .get(name)
-            .map(ToString::to_string)
-            .unwrap_or_default()
-    };
+    let setting = |name: &str| measurement.settings.get(name).map(ToString::to_string).unwrap_or_default();
     writeln!(
         text,
         "{} {}   {} connections, {} B payload, {} thread(s), {:.3} s measured",
@@ -46,11 +40,7 @@ fn write_block(text: &mut String, measurement: &Measurement) -> fmt::Result {
         Thousands(counts.foreign)
     )?;
     if counts.publisher_delivered > 0 {
-        writeln!(
-            text,
-            "  delivered to the publisher besides: {}",
-            Thousands(counts.publisher_delivered)
-        )?;
+        writeln!(text, "  delivered to the publisher besides: {}", Thousands(counts.publisher_delivered))?;
     }
     if counts.errors.is_empty() {
         writeln!(text, "  errors none")?;

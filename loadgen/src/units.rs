@@ -35,17 +35,11 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
         _ => return Err(ACCEPTED.into()),
     };
     let bytes = number * factor;
-    if bytes.fract() == 0.0 && bytes < 4e9 {
-        Ok(bytes as usize)
-    } else {
-        Err(ACCEPTED.into())
-    }
+    if bytes.fract() == 0.0 && bytes < 4e9 { Ok(bytes as usize) } else { Err(ACCEPTED.into()) }
 }
 
 fn split_unit(text: &str) -> Option<(f64, &str)> {
-    let digits = text
-        .find(|symbol: char| !symbol.is_ascii_digit() && symbol != '.')
-        .unwrap_or(text.len());
+    let digits = text.find(|symbol: char| !symbol.is_ascii_digit() && symbol != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     Some((number.parse().ok()?, unit))
 }
@@ -121,37 +115,18 @@ impl std::str::FromStr for Url {
         let rest = text.strip_prefix("ws://").ok_or("expected ws://HOST:PORT/PATH")?;
         let cut = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(cut);
-        if authority.is_empty()
-            || path
-                .chars()
-                .any(|symbol| symbol <= ' ' || symbol == '#' || symbol > '~')
-        {
+        if authority.is_empty() || path.chars().any(|symbol| symbol <= ' ' || symbol == '#' || symbol > '~') {
             return Err("expected ws://HOST:PORT/PATH without spaces or #".into());
         }
-        let has_port = authority
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let target = if has_port {
-            authority.to_owned()
-        } else {
-            format!("{authority}:80")
-        };
-        let addresses: Vec<SocketAddr> = target
-            .to_socket_addrs()
-            .map_err(|error| format!("host {authority}: {error}"))?
-            .collect();
-        let address = addresses
-            .iter()
-            .find(|address| address.is_ipv4())
-            .or(addresses.first());
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let addresses: Vec<SocketAddr> =
+            target.to_socket_addrs().map_err(|error| format!("host {authority}: {error}"))?.collect();
+        let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
         Ok(Self {
             text: text.to_owned(),
             authority: authority.to_owned(),
-            path: if path.starts_with('/') {
-                path.to_owned()
-            } else {
-                format!("/{path}")
-            },
+            path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
             address: *address.ok_or_else(|| format!("host {authority} has no address"))?,
         })
     }
@@ -172,13 +147,9 @@ pub(crate) fn choose_sources(
     }
     match target.ip() {
         IpAddr::V4(address) if address.is_loopback() => {
-            let count = connections
-                .div_ceil(ports_per_address)
-                .clamp(1, SOURCES_MAX as usize) as u32;
+            let count = connections.div_ceil(ports_per_address).clamp(1, SOURCES_MAX as usize) as u32;
             let first = Ipv4Addr::LOCALHOST.to_bits();
-            (first..first + count)
-                .map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
-                .collect()
+            (first..first + count).map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))).collect()
         }
         _ => Vec::new(),
     }
@@ -195,11 +166,7 @@ impl fmt::Display for Nanoseconds {
             1_000_000..1_000_000_000 => (self.0 as f64 / 1e6, "ms"),
             _ => (self.0 as f64 / 1e9, "s"),
         };
-        let digits = if value < 10.0 {
-            2
-        } else {
-            usize::from(value < 100.0)
-        };
+        let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
         formatter.pad(&format!("{value:.digits$} {unit}"))
     }
 }
@@ -252,23 +219,12 @@ mod tests {
     #[test]
     fn url_parts_and_refusals() {
         let url: Url = "ws://127.0.0.1:9000/pubsub/bench?x=1".parse().unwrap();
-        assert_eq!(
-            (url.authority.as_str(), url.path.as_str()),
-            ("127.0.0.1:9000", "/pubsub/bench?x=1")
-        );
+        assert_eq!((url.authority.as_str(), url.path.as_str()), ("127.0.0.1:9000", "/pubsub/bench?x=1"));
         assert_eq!(url.address, "127.0.0.1:9000".parse().unwrap());
         assert_eq!("ws://127.0.0.1".parse::<Url>().unwrap().address.port(), 80);
-        assert_eq!(
-            "ws://[::1]:9/".parse::<Url>().unwrap().address,
-            "[::1]:9".parse().unwrap()
-        );
-        for bad in [
-            "http://a/",
-            "ws://",
-            "wss://127.0.0.1/",
-            "ws://127.0.0.1:9/a b",
-            "ws://127.0.0.1:99999/",
-        ] {
+        assert_eq!("ws://[::1]:9/".parse::<Url>().unwrap().address, "[::1]:9".parse().unwrap());
+        for bad in ["http://a/", "ws://", "wss://127.0.0.1/", "ws://127.0.0.1:9/a b", "ws://127.0.0.1:99999/"]
+        {
             assert!(bad.parse::<Url>().is_err(), "{bad}");
         }
     }
@@ -291,10 +247,7 @@ mod tests {
     #[test]
     fn numbers_are_readable() {
         let text = |value| Nanoseconds(value).to_string();
-        assert_eq!(
-            [text(7), text(1_234), text(45_678_000)],
-            ["7 ns", "1.23 µs", "45.7 ms"]
-        );
+        assert_eq!([text(7), text(1_234), text(45_678_000)], ["7 ns", "1.23 µs", "45.7 ms"]);
         assert_eq!(Thousands(1_234_567).to_string(), "1,234,567");
         assert_eq!(Thousands(999).to_string(), "999");
     }

@@ -124,8 +124,7 @@ impl<'a, M: Mode> Worker<'a, M> {
             if self.mode.take_leader_wake() {
                 self.shared.waker(0).wake();
             }
-            self.shared
-                .note_progress(self.index, self.links.open_count(), self.mode.progress());
+            self.shared.note_progress(self.index, self.links.open_count(), self.mode.progress());
             limit = match turn {
                 Turn::Wait | Turn::Done => WAIT_MAX,
                 Turn::WaitUntil(time) => {
@@ -151,11 +150,7 @@ impl<'a, M: Mode> Worker<'a, M> {
             let target = opening.target;
             self.links.begin(target, now);
         }
-        if self.links.opening() == 0 {
-            Turn::Done
-        } else {
-            Turn::Wait
-        }
+        if self.links.opening() == 0 { Turn::Done } else { Turn::Wait }
     }
 
     fn on_ready(&mut self, slot: Slot, input: bool) {
@@ -198,10 +193,7 @@ impl<'a, M: Mode> Worker<'a, M> {
         }
         let now = sys::now_ns();
         let extra = &mut self.links.connection(slot).extra;
-        let mut partial = extra
-            .as_mut()
-            .map(|extra| std::mem::take(&mut extra.partial))
-            .unwrap_or_default();
+        let mut partial = extra.as_mut().map(|extra| std::mem::take(&mut extra.partial)).unwrap_or_default();
         let mut buffer = std::mem::take(&mut self.buffer);
         let end = HEADROOM_BYTES + count;
         let result = if partial.len() <= HEADROOM_BYTES {
@@ -213,8 +205,7 @@ impl<'a, M: Mode> Worker<'a, M> {
             })
         } else {
             partial.extend_from_slice(&buffer[HEADROOM_BYTES..end]);
-            self.process(slot, &partial, now)
-                .map(|taken| drop(partial.drain(..taken)))
+            self.process(slot, &partial, now).map(|taken| drop(partial.drain(..taken)))
         };
         self.buffer = buffer;
         self.keep(slot, partial);
@@ -267,11 +258,7 @@ impl<'a, M: Mode> Worker<'a, M> {
 
     #[inline]
     fn in_fragments(&mut self, slot: Slot) -> bool {
-        self.links
-            .connection(slot)
-            .extra
-            .as_ref()
-            .is_some_and(|extra| extra.fragments.is_some())
+        self.links.connection(slot).extra.as_ref().is_some_and(|extra| extra.fragments.is_some())
     }
 
     #[cold]
@@ -316,11 +303,7 @@ impl<'a, M: Mode> Worker<'a, M> {
                 }
                 message.extend_from_slice(frame.payload);
                 if frame.fin {
-                    let message = extra
-                        .fragments
-                        .take()
-                        .map(|(_, message)| message)
-                        .unwrap_or_default();
+                    let message = extra.fragments.take().map(|(_, message)| message).unwrap_or_default();
                     self.mode.on_message(&mut self.links, slot, &message, now);
                 }
             }

@@ -16,9 +16,7 @@ struct Run {
 
 impl Run {
     fn count(&self, name: &str) -> u64 {
-        self.document["counts"][name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{name}: {}", self.text))
+        self.document["counts"][name].as_u64().unwrap_or_else(|| panic!("{name}: {}", self.text))
     }
 
     fn error(&self, kind: &str) -> u64 {
@@ -33,29 +31,19 @@ impl Run {
     fn assert_failed(&self, reason: &str) {
         assert_eq!(self.code, 1, "{}", self.text);
         let last = self.text.lines().last().unwrap_or_default();
-        assert!(
-            last.starts_with("FAIL: ") && last.contains(reason),
-            "{reason}: {}",
-            self.text
-        );
+        assert!(last.starts_with("FAIL: ") && last.contains(reason), "{reason}: {}", self.text);
     }
 }
 
 fn loadgen(arguments: &str) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments.split_whitespace()).output().unwrap()
 }
 
 /// Runs a mode against a relay of its own; the document must fit the schema whatever happened.
 fn run(behaviour: Behaviour, mode: &str, arguments: &str) -> Run {
     let address = relay::start(behaviour);
-    let file = std::env::temp_dir().join(format!(
-        "loadgen-test-{}-{}.json",
-        std::process::id(),
-        address.port()
-    ));
+    let file =
+        std::env::temp_dir().join(format!("loadgen-test-{}-{}.json", std::process::id(), address.port()));
     let output = loadgen(&format!(
         "{mode} --url ws://{address}/topic --timeout 1s {arguments} --json {}",
         file.display()
@@ -67,16 +55,9 @@ fn run(behaviour: Behaviour, mode: &str, arguments: &str) -> Run {
     let document: Value = serde_json::from_slice(&bytes).unwrap();
     let schema: Value = serde_json::from_str(include_str!("../schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let wrong: Vec<String> = validator
-        .iter_errors(&document)
-        .map(|error| error.to_string())
-        .collect();
+    let wrong: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
     assert_eq!(wrong, Vec::<String>::new(), "{document:#}");
-    Run {
-        code: output.status.code().unwrap(),
-        text,
-        document,
-    }
+    Run { code: output.status.code().unwrap(), text, document }
 }
 
 const FANOUT: &str = "--connections 10 --window 4 --rounds 50 --warmup 5";
@@ -85,10 +66,7 @@ const FANOUT: &str = "--connections 10 --window 4 --rounds 50 --warmup 5";
 fn closed_loop_counts_every_delivery_and_the_publishers_own() {
     let run = run(Behaviour::Good, "fanout", FANOUT);
     run.assert_passed();
-    assert_eq!(
-        [run.count("sent"), run.count("expected"), run.count("delivered")],
-        [50, 550, 550]
-    );
+    assert_eq!([run.count("sent"), run.count("expected"), run.count("delivered")], [50, 550, 550]);
     assert_eq!(run.document["latency"]["delivery"]["count"], 550);
     assert_eq!(run.document["latency"]["last_subscriber"]["count"], 50);
     assert_eq!(run.document["connected"], 11);
@@ -96,11 +74,8 @@ fn closed_loop_counts_every_delivery_and_the_publishers_own() {
 
 #[test]
 fn open_loop_keeps_its_schedule_on_several_threads() {
-    let run = run(
-        Behaviour::Good,
-        "fanout",
-        "--connections 5 --rate 200 --duration 500ms --cpus 0-0 --warmup 3",
-    );
+    let run =
+        run(Behaviour::Good, "fanout", "--connections 5 --rate 200 --duration 500ms --cpus 0-0 --warmup 3");
     run.assert_passed();
     assert_eq!([run.count("sent"), run.count("delivered")], [100, 600]);
     let seconds = run.document["measured_seconds"].as_f64().unwrap();
@@ -124,20 +99,14 @@ fn publisher_on_its_own_url_is_counted_apart() {
         "fanout --url ws://{address}/sub --publish-url ws://{address}/pubsub --connections 3 --window 1 --rounds 20"
     ));
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("expected 60   delivered 60"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("expected 60   delivered 60"), "{text}");
     assert!(text.contains("delivered to the publisher besides: 20"), "{text}");
 }
 
 #[test]
 fn fragments_pings_and_single_bytes_are_taken() {
-    let run = run(
-        Behaviour::Dribble,
-        "fanout",
-        "--connections 3 --window 1 --rounds 20 --payload 1KiB --warmup 5",
-    );
+    let run =
+        run(Behaviour::Dribble, "fanout", "--connections 3 --window 1 --rounds 20 --payload 1KiB --warmup 5");
     run.assert_passed();
     assert_eq!(run.count("delivered"), 80);
     assert_eq!(run.document["pings_answered"], 100);
@@ -155,20 +124,14 @@ fn a_lost_message_is_noticed_and_ends_the_closed_loop() {
 fn a_repeated_message_is_noticed() {
     let run = run(Behaviour::Repeat(54), "fanout", FANOUT);
     run.assert_failed("1 messages duplicated");
-    assert_eq!(
-        [run.count("duplicated"), run.count("lost"), run.count("delivered")],
-        [1, 0, 550]
-    );
+    assert_eq!([run.count("duplicated"), run.count("lost"), run.count("delivered")], [1, 0, 550]);
 }
 
 #[test]
 fn reordering_is_noticed_and_is_no_loss() {
     let run = run(Behaviour::Swap(20), "fanout", FANOUT);
     run.assert_failed("1 messages reordered");
-    assert_eq!(
-        [run.count("reordered"), run.count("lost"), run.count("delivered")],
-        [1, 0, 550]
-    );
+    assert_eq!([run.count("reordered"), run.count("lost"), run.count("delivered")], [1, 0, 550]);
 }
 
 #[test]
@@ -189,10 +152,7 @@ fn messages_of_others_are_noticed() {
 fn a_closed_subscriber_is_told_by_its_code_and_the_others_go_on() {
     let run = run(Behaviour::Close(20), "fanout", FANOUT);
     run.assert_failed("1 × close_1008");
-    assert_eq!(
-        [run.error("close_1008"), run.count("lost"), run.count("sent")],
-        [1, 35, 50]
-    );
+    assert_eq!([run.error("close_1008"), run.count("lost"), run.count("sent")], [1, 35, 50]);
 }
 
 #[test]
@@ -235,19 +195,12 @@ fn echo_of_a_relay_is_foreign() {
 fn connect_opens_each_connection_once() {
     let run = run(Behaviour::Good, "connect", "--connections 30");
     run.assert_passed();
-    assert_eq!(
-        [run.count("sent"), run.count("delivered"), run.count("lost")],
-        [30, 30, 0]
-    );
+    assert_eq!([run.count("sent"), run.count("delivered"), run.count("lost")], [30, 30, 0]);
 }
 
 #[test]
 fn connect_closes_and_opens_at_a_rate() {
-    let run = run(
-        Behaviour::Good,
-        "connect",
-        "--connections 5 --rate 100 --duration 500ms",
-    );
+    let run = run(Behaviour::Good, "connect", "--connections 5 --rate 100 --duration 500ms");
     run.assert_passed();
     assert_eq!(run.count("delivered"), 50);
 }
@@ -264,25 +217,13 @@ fn idle_measures_the_process() {
     let arguments = format!("--connections 20 --settle 100ms --duration 300ms --pid {pid}");
     let run = run(Behaviour::Good, "idle", &arguments);
     run.assert_passed();
-    assert!(
-        run.document["server"]["rss_bytes"]["before_measure"]
-            .as_u64()
-            .unwrap()
-            > 0
-    );
-    assert!(
-        run.document["figures"]["server_cpu_percent"].is_number(),
-        "{:#}",
-        run.document
-    );
+    assert!(run.document["server"]["rss_bytes"]["before_measure"].as_u64().unwrap() > 0);
+    assert!(run.document["figures"]["server_cpu_percent"].is_number(), "{:#}", run.document);
 }
 
 #[test]
 fn nobody_listening_is_an_error_not_a_hang() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = loadgen(&format!("fanout --url ws://{address}/ {FANOUT}"));
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -292,22 +233,10 @@ fn nobody_listening_is_an_error_not_a_hang() {
 #[test]
 fn bad_arguments_end_with_2_and_say_why() {
     for (arguments, reason) in [
-        (
-            "fanout --url ws://127.0.0.1:9/ --window 1 --payload 10B",
-            "--payload 10B: expected 24B to 16MiB",
-        ),
-        (
-            "echo --url ws://127.0.0.1:9/ --connections 1000000000",
-            "descriptors",
-        ),
-        (
-            "echo --url ws://127.0.0.1:9/ --pid 4194305",
-            "--pid 4194305: no such process",
-        ),
-        (
-            "echo --url ws://127.0.0.1:9/ --connections 1 --cpus 0-1",
-            "--cpus: 2 threads for 1 connections",
-        ),
+        ("fanout --url ws://127.0.0.1:9/ --window 1 --payload 10B", "--payload 10B: expected 24B to 16MiB"),
+        ("echo --url ws://127.0.0.1:9/ --connections 1000000000", "descriptors"),
+        ("echo --url ws://127.0.0.1:9/ --pid 4194305", "--pid 4194305: no such process"),
+        ("echo --url ws://127.0.0.1:9/ --connections 1 --cpus 0-1", "--cpus: 2 threads for 1 connections"),
         ("fanout --url ws://127.0.0.1:9/ --rate 0", "--rate 0"),
         ("fanout --url wss://127.0.0.1:9/ --rate 1", "TLS is not supported"),
         ("report /dev/null", "/dev/null"),

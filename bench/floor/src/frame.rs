@@ -39,10 +39,7 @@ pub(crate) fn decode(bytes: &mut [u8]) -> Result<Option<Frame<'_>>, Refused> {
     for byte in &bytes[2..2 + extended] {
         size = size << 8 | u64::from(*byte);
     }
-    let length = usize::try_from(size)
-        .ok()
-        .and_then(|size| size.checked_add(head))
-        .ok_or(Refused)?;
+    let length = usize::try_from(size).ok().and_then(|size| size.checked_add(head)).ok_or(Refused)?;
     if bytes.len() < length {
         return Ok(None);
     }
@@ -50,11 +47,7 @@ pub(crate) fn decode(bytes: &mut [u8]) -> Result<Option<Frame<'_>>, Refused> {
     for (byte, key) in payload.iter_mut().zip(header[head - 4..].iter().cycle()) {
         *byte ^= key;
     }
-    Ok(Some(Frame {
-        opcode: first & 0x0F,
-        payload,
-        length,
-    }))
+    Ok(Some(Frame { opcode: first & 0x0F, payload, length }))
 }
 
 /// Appends the server frame for `payload` to `out`.
@@ -86,12 +79,7 @@ mod tests {
         let mut out = plain[..head].to_vec();
         out[1] |= MASKED;
         out.extend_from_slice(&key);
-        out.extend(
-            payload
-                .iter()
-                .zip(key.iter().cycle())
-                .map(|(byte, key)| byte ^ key),
-        );
+        out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
         out
     }
 
@@ -108,10 +96,7 @@ mod tests {
             }
             let mut whole = bytes.clone();
             let frame = decode(&mut whole).ok().flatten().unwrap();
-            assert_eq!(
-                (frame.opcode, frame.payload, frame.length),
-                (2, &payload[..], bytes.len())
-            );
+            assert_eq!((frame.opcode, frame.payload, frame.length), (2, &payload[..], bytes.len()));
         }
     }
 

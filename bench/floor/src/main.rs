@@ -46,10 +46,7 @@ fn serve(arguments: &Arguments) -> std::io::Result<()> {
     let limit = sys::raise_descriptor_limit()?;
     let mut relay = relay::Relay::bind(arguments.port, arguments.echo)?;
     let role = if arguments.echo { "echo" } else { "relay" };
-    println!(
-        "floor {role} ready on ws://127.0.0.1:{}/ ({limit} descriptors)",
-        arguments.port
-    );
+    println!("floor {role} ready on ws://127.0.0.1:{}/ ({limit} descriptors)", arguments.port);
     let totals = relay.run()?;
     println!(
         "floor: {} accepted, {} messages in, {} sends, {} slow clients dropped",
@@ -72,10 +69,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             }
         }
     }
-    Ok(Arguments {
-        port: port.ok_or("no port given")?,
-        echo,
-    })
+    Ok(Arguments { port: port.ok_or("no port given")?, echo })
 }
 
 #[cfg(test)]
@@ -89,22 +83,9 @@ mod tests {
     #[test]
     fn port_is_accepted_in_every_spelling() {
         for line in ["9000", "--port 9000", "--port=9000"] {
-            assert_eq!(
-                parsed(line),
-                Ok(Arguments {
-                    port: 9000,
-                    echo: false
-                }),
-                "{line}"
-            );
+            assert_eq!(parsed(line), Ok(Arguments { port: 9000, echo: false }), "{line}");
         }
-        assert_eq!(
-            parsed("--echo 9000"),
-            Ok(Arguments {
-                port: 9000,
-                echo: true
-            })
-        );
+        assert_eq!(parsed("--echo 9000"), Ok(Arguments { port: 9000, echo: true }));
     }
 
     #[test]

@@ -104,11 +104,7 @@ impl Relay {
                 self.position.resize(number + 1, VACANT);
             }
             self.position[number] = self.clients.len() as u32;
-            self.clients.push(Client {
-                socket,
-                upgraded: false,
-                partial: Vec::new(),
-            });
+            self.clients.push(Client { socket, upgraded: false, partial: Vec::new() });
             self.totals.accepted += 1;
         }
     }
@@ -177,11 +173,7 @@ impl Relay {
     }
 
     fn relay(&mut self, from: usize) {
-        let to = if self.echo {
-            &self.clients[from..=from]
-        } else {
-            &self.clients[..]
-        };
+        let to = if self.echo { &self.clients[from..=from] } else { &self.clients[..] };
         for client in to.iter().filter(|client| client.upgraded) {
             let socket = client.socket.as_raw_fd();
             if !sys::send(socket, &self.outgoing) {
@@ -200,10 +192,7 @@ impl Relay {
     }
 
     fn index(&self, socket: RawFd) -> Option<usize> {
-        self.position
-            .get(socket as usize)
-            .filter(|index| **index != VACANT)
-            .map(|index| *index as usize)
+        self.position.get(socket as usize).filter(|index| **index != VACANT).map(|index| *index as usize)
     }
 
     fn remove(&mut self, socket: RawFd) {

@@ -36,10 +36,7 @@ pub(crate) fn stop_on_signals() -> io::Result<()> {
 
 /// Raises the soft limit on descriptors to the hard limit and returns it.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives both calls.
     unsafe {
         check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
@@ -73,12 +70,8 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<OwnedFd> {
     // SAFETY: null address pointers are allowed; the returned descriptor is new and owned by nobody else.
     unsafe {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        let socket = check(libc::accept4(
-            listener.as_raw_fd(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            flags,
-        ))?;
+        let socket =
+            check(libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags))?;
         Ok(OwnedFd::from_raw_fd(socket))
     }
 }
@@ -86,19 +79,12 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<OwnedFd> {
 /// A new epoll set.
 pub(crate) fn epoll() -> io::Result<OwnedFd> {
     // SAFETY: the returned descriptor is new and owned by nobody else.
-    unsafe {
-        Ok(OwnedFd::from_raw_fd(check(libc::epoll_create1(
-            libc::EPOLL_CLOEXEC,
-        ))?))
-    }
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?)) }
 }
 
 /// Watches `socket` for input; its events carry the descriptor's number.
 pub(crate) fn watch(epoll: &OwnedFd, socket: RawFd) -> io::Result<()> {
-    let mut event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
-        u64: socket as u64,
-    };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: socket as u64 };
     // SAFETY: both descriptors are open and `event` is valid for the call.
     check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, socket, &mut event) }).map(drop)
 }
@@ -118,14 +104,7 @@ pub(crate) fn wait(epoll: &OwnedFd, ready: &mut Vec<RawFd>) -> io::Result<()> {
 /// Receives what is there, without waiting.
 pub(crate) fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer.
-    let count = unsafe {
-        libc::recv(
-            socket,
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
+    let count = unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
@@ -139,9 +118,5 @@ pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> bool {
 }
 
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -46,9 +46,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
         let share = settings.share(index);
         let mode = Connect {
             connections: share,
-            rate: arguments
-                .rate
-                .map(|rate| rate * share as f64 / settings.connections as f64),
+            rate: arguments.rate.map(|rate| rate * share as f64 / settings.connections as f64),
             schedule: None,
             duration_ns: settings.duration.map(|duration| duration.as_nanos() as u64),
             total: share as u64,
@@ -115,9 +113,7 @@ impl Mode for Connect {
             self.schedule = self.rate.map(|rate| Schedule::new(now_ns, rate));
             if let Some(duration) = self.duration_ns {
                 self.until_ns = now_ns + duration;
-                self.total = self
-                    .schedule
-                    .map_or(u64::MAX, |schedule| schedule.count_within(duration));
+                self.total = self.schedule.map_or(u64::MAX, |schedule| schedule.count_within(duration));
             }
         }
     }
@@ -132,11 +128,7 @@ impl Mode for Connect {
         self.begin_some(links, now_ns);
         let next_ns = self.schedule.map_or(0, |schedule| schedule.due(self.begun));
         if self.begun >= self.total {
-            if links.opening() == 0 {
-                Turn::Done
-            } else {
-                Turn::Wait
-            }
+            if links.opening() == 0 { Turn::Done } else { Turn::Wait }
         } else if next_ns > now_ns {
             Turn::WaitUntil(next_ns.min(self.until_ns))
         } else {

@@ -72,13 +72,7 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<Measurement, crate::Failur
             foreign: 0,
             lost: 0,
         };
-        (
-            mode,
-            vec![Opening {
-                target: 0,
-                count: settings.share(index),
-            }],
-        )
+        (mode, vec![Opening { target: 0, count: settings.share(index) }])
     };
     let plan = Plan {
         threads: (0..settings.threads()).map(thread).collect(),
@@ -104,13 +98,7 @@ impl Echo {
         round.begun += 1;
         self.waiting += 1;
         self.sent += u64::from(self.measuring);
-        links.append(
-            opcode::BINARY,
-            self.codec.payload(Stamp {
-                sequence,
-                intended_ns: now_ns,
-            }),
-        );
+        links.append(opcode::BINARY, self.codec.payload(Stamp { sequence, intended_ns: now_ns }));
         links.flush(slot);
     }
 
@@ -160,11 +148,7 @@ impl Mode for Echo {
             _ => return,
         };
         self.measuring = stage == Stage::Measure;
-        self.until_ns = if self.measuring {
-            now_ns.saturating_add(self.duration_ns)
-        } else {
-            u64::MAX
-        };
+        self.until_ns = if self.measuring { now_ns.saturating_add(self.duration_ns) } else { u64::MAX };
         for slot in 0..self.rounds.len() {
             if links.socket(slot).is_some() {
                 self.rounds[slot].left = rounds;

@@ -109,9 +109,7 @@ pub(crate) fn run(arguments: FanoutArguments) -> Result<Measurement, crate::Fail
     let publisher = Publisher {
         slot: 0,
         pace,
-        warmup: arguments
-            .warmup
-            .map_or_else(|| pace.default_warmup(), |warmup| warmup as u64),
+        warmup: arguments.warmup.map_or_else(|| pace.default_warmup(), |warmup| warmup as u64),
         rounds: arguments.rounds.map(|rounds| rounds as u64),
         duration_ns: settings
             .duration
@@ -144,26 +142,17 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
         live: AtomicU64::new((settings.connections + usize::from(settings.publish_url.is_none())) as u64),
         unsent: AtomicU64::new(0),
     });
-    let codec = Codec::new(
-        sys::now_ns() ^ (u64::from(std::process::id()) << 40),
-        settings.payload,
-    );
+    let codec = Codec::new(sys::now_ns() ^ (u64::from(std::process::id()) << 40), settings.payload);
     publisher.slot = settings.share(0);
     let publisher_warmup = publisher.warmup;
     let mut publisher = Some(publisher);
     let mut plan = Vec::new();
     for index in 0..threads {
         let share = settings.share(index);
-        let mut openings = vec![Opening {
-            target: 0,
-            count: share,
-        }];
+        let mut openings = vec![Opening { target: 0, count: share }];
         let mut receivers = share;
         if index == 0 {
-            openings.push(Opening {
-                target: usize::from(settings.publish_url.is_some()),
-                count: 1,
-            });
+            openings.push(Opening { target: usize::from(settings.publish_url.is_some()), count: 1 });
             receivers += usize::from(settings.publish_url.is_none());
         }
         let mode = Fanout {
@@ -186,11 +175,7 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
         };
         plan.push((mode, openings));
     }
-    Ok(Plan {
-        threads: plan,
-        ports_per_address: PORTS_PER_ADDRESS,
-        expects_progress: true,
-    })
+    Ok(Plan { threads: plan, ports_per_address: PORTS_PER_ADDRESS, expects_progress: true })
 }
 
 impl Fanout {
@@ -317,13 +302,7 @@ impl Publisher {
                 Pace::Window(_) => sys::now_ns(),
                 Pace::Rate(_) => self.schedule.due(sent),
             };
-            links.append(
-                opcode::BINARY,
-                codec.payload(Stamp {
-                    sequence: self.first + sent,
-                    intended_ns,
-                }),
-            );
+            links.append(opcode::BINARY, codec.payload(Stamp { sequence: self.first + sent, intended_ns }));
             sent += 1;
             common.sent.store(self.first + sent, Ordering::Release);
             links.flush(self.slot);
@@ -356,10 +335,7 @@ fn summarise(settings: Settings, outcome: Outcome<Fanout>, common: &Common) -> M
     let sent = common.sent.load(Ordering::Acquire);
     let warmup = modes[0].measured_from;
     let receivers = sum(|mode| mode.receivers as u64);
-    let mut counts = Counts {
-        sent: sent.saturating_sub(warmup),
-        ..Counts::default()
-    };
+    let mut counts = Counts { sent: sent.saturating_sub(warmup), ..Counts::default() };
     counts.expected = counts.sent * receivers;
     counts.delivered = sum(|mode| mode.delivered);
     counts.publisher_delivered = sum(|mode| mode.publisher_delivered);
@@ -374,23 +350,15 @@ fn summarise(settings: Settings, outcome: Outcome<Fanout>, common: &Common) -> M
     let latency = Latency::merged(modes.iter().map(|mode| &mode.latency));
     let last_subscriber = Latency::merged(modes.iter().map(|mode| &mode.last_subscriber));
     let (messages, unsent) = (counts.sent, common.unsent.load(Ordering::Relaxed));
-    let publisher_gone = modes[0]
-        .publisher
-        .as_ref()
-        .is_some_and(|publisher| !publisher.alive);
+    let publisher_gone = modes[0].publisher.as_ref().is_some_and(|publisher| !publisher.alive);
     let mut measurement = Measurement::new("fanout", "delivery", settings, counts, outcome);
-    measurement.per_unit(
-        measurement.counts.delivered + measurement.counts.publisher_delivered,
-        "deliveries",
-    );
+    measurement.per_unit(measurement.counts.delivered + measurement.counts.publisher_delivered, "deliveries");
     measurement.figure_rate("messages_per_second", messages);
     measurement.latency("delivery", &latency);
     measurement.latency("last_subscriber", &last_subscriber);
     measurement.setting("receivers", receivers);
     if unsent > 0 {
-        measurement.fail(format!(
-            "{unsent} scheduled messages could not be sent within the duration"
-        ));
+        measurement.fail(format!("{unsent} scheduled messages could not be sent within the duration"));
     }
     if publisher_gone {
         measurement.fail("the publisher's connection ended".to_owned());

@@ -30,13 +30,7 @@ pub(crate) fn run(arguments: IdleArguments) -> Result<Measurement, crate::Failur
             until_ns: 0,
             messages: 0,
         };
-        (
-            mode,
-            vec![Opening {
-                target: 0,
-                count: settings.share(index),
-            }],
-        )
+        (mode, vec![Opening { target: 0, count: settings.share(index) }])
     };
     let plan = Plan {
         threads: (0..settings.threads()).map(thread).collect(),
@@ -91,18 +85,10 @@ fn summarise(settings: Settings, outcome: Outcome<Idle>) -> Measurement {
             (memory.before_measure as f64 - memory.before_connect as f64) / connections
         };
         measurement.figure("server_rss_bytes_per_connection", growth(&server.rss_bytes));
-        measurement.figure(
-            "server_anonymous_bytes_per_connection",
-            growth(&server.anonymous_bytes),
-        );
-        measurement.figure(
-            "server_rss_mib_before_connect",
-            server.rss_bytes.before_connect as f64 / 1_048_576.0,
-        );
-        measurement.figure(
-            "server_cpu_percent",
-            server.cpu.seconds * 100.0 / measurement.measured_seconds,
-        );
+        measurement.figure("server_anonymous_bytes_per_connection", growth(&server.anonymous_bytes));
+        measurement
+            .figure("server_rss_mib_before_connect", server.rss_bytes.before_connect as f64 / 1_048_576.0);
+        measurement.figure("server_cpu_percent", server.cpu.seconds * 100.0 / measurement.measured_seconds);
     }
     measurement
 }

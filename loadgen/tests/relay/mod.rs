@@ -41,11 +41,7 @@ struct State {
 pub(crate) fn start(behaviour: Behaviour) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let state = Arc::new(Mutex::new(State {
-        clients: Vec::new(),
-        messages: 0,
-        held: None,
-    }));
+    let state = Arc::new(Mutex::new(State { clients: Vec::new(), messages: 0, held: None }));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
@@ -65,14 +61,9 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
         head.push(byte[0]);
     }
     if behaviour == Behaviour::Refuse {
-        return stream
-            .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            .ok();
+        return stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").ok();
     }
-    assert!(
-        head.windows(24)
-            .any(|window| window == b"dGhlIHNhbXBsZSBub25jZQ==")
-    );
+    assert!(head.windows(24).any(|window| window == b"dGhlIHNhbXBsZSBub25jZQ=="));
     let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     {
@@ -104,12 +95,7 @@ fn relay(state: &mut State, behaviour: Behaviour, payload: Vec<u8>) {
         };
         if behaviour == Behaviour::Dribble {
             let (first, second) = payload.split_at(payload.len() / 2);
-            let parts = [
-                frame(0x02, first),
-                frame(0x89, b"still there?"),
-                frame(0x80, second),
-            ]
-            .concat();
+            let parts = [frame(0x02, first), frame(0x89, b"still there?"), frame(0x80, second)].concat();
             parts.iter().for_each(|byte| drop(client.write_all(&[*byte])));
         } else {
             let _ = client.write_all(&bytes);
@@ -172,10 +158,7 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     stream.read_exact(&mut key).ok()?;
     let mut payload = vec![0; usize::try_from(length).ok()?];
     stream.read_exact(&mut payload).ok()?;
-    payload
-        .iter_mut()
-        .zip(key.iter().cycle())
-        .for_each(|(byte, key)| *byte ^= key);
+    payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
     Some((head[0] & 0x0F, payload))
 }
 
