@@ -15,20 +15,20 @@
 //!    connection of the same descriptor number can get nothing that was meant for the old one.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use http::HeaderMap;
 
-use super::outbound::{Outbound, Piece};
+use super::outbound::Outbound;
 use super::ring::same_generation;
-use super::slab::{State, Subscriptions};
-use super::{REFUSAL_RESERVE, Shard, stats};
+use super::slab::State;
+use super::{REFUSAL_RESERVE, Shard};
 use crate::component::{CloseCause, CloseReason, Command, Component, Connection, ConnectionId, Fault};
 use crate::compression::Encoding;
-use crate::ws::{self, CloseCode, Event, Limits, ProtocolError, RejectReason, Rejection, Request, Session};
+use crate::ws::{self, Event, Limits, RejectReason, Rejection, Request};
 
 /// What a client refused for the server's own reasons is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -344,7 +344,7 @@ impl Shard {
     // ---- callbacks ----
 
     /// Calls the component. A panic is told to `on_error` and closes this connection with 1011.
-    fn call(
+    pub(super) fn call(
         &mut self,
         id: ConnectionId,
         route: u8,
@@ -365,226 +365,5 @@ impl Shard {
         }
         // Queued like everything a callback asks for, behind what it asked for before it panicked.
         connection.close_for(CloseCause::Panic, 1011, "internal error");
-    }
-
-    // ---- endings ----
-
-    /// The peer broke the protocol: it is told the code, and what it still sends is thrown away.
-    fn fail(&mut self, index: u32, error: ProtocolError) {
-        let code = error.close_code();
-        if self.slab[index].state == State::Open {
-            self.queue_close(index, code.into(), error.as_str());
-        }
-        let reason =
-            CloseReason { code: code.into(), text: error.as_str().to_owned(), cause: CloseCause::Protocol };
-        self.closings.remove(&index);
-        self.end_session(index, &reason);
-        self.linger(index);
-    }
-
-    /// Begins the close handshake from our side: close frame out, then wait for the peer's.
-    pub(super) fn begin_close(&mut self, index: u32, reason: CloseReason) {
-        if self.slab[index].state != State::Open {
-            return;
-        }
-        let id = self.slab.id(index);
-        self.context.closing(id);
-        self.unsubscribe_all(index);
-        self.queue_close(index, reason.code, &reason.text);
-        self.slab[index].state = State::Closing;
-        self.closings.insert(index, reason);
-        self.close_deadlines.start(id, self.now_nanos);
-    }
-
-    /// Drops a peer that does not answer: it is told so if its socket takes it, and not waited for.
-    pub(super) fn drop_silent(&mut self, index: u32) {
-        let reason = CloseReason {
-            code: 1011,
-            text: "keepalive ping timeout".to_owned(),
-            cause: CloseCause::KeepAlive,
-        };
-        self.queue_close(index, reason.code, &reason.text);
-        self.end_session(index, &reason);
-        self.finish(index);
-    }
-
-    fn queue_close(&mut self, index: u32, code: u16, text: &str) {
-        let mut frame = std::mem::take(&mut self.scratch);
-        frame.clear();
-        ws::close::encode(Some(CloseCode::from(code)), text, &mut frame);
-        self.context.send_bytes(self.slab.id(index), &frame, &[]);
-        self.scratch = frame;
-    }
-
-    /// The send queue of a connection is full: what it has not begun to get is dropped, and it is told 1008.
-    /// Called within a fan-out; the rest follows in [`Shard::end_overflowed`].
-    pub(super) fn overflow(&mut self, index: u32) {
-        let id = self.slab.id(index);
-        let slot = &mut self.slab[index];
-        slot.sealed = true;
-        if let Some(outbound) = &mut slot.outbound {
-            if outbound.holds > 0 {
-                // Not even the 101 has gone out: there is nothing that could be said in a frame.
-                self.broken.push(id);
-            }
-            let before = outbound.queued_bytes();
-            let dropped = outbound.drop_unsent();
-            let mut frame = Vec::new();
-            ws::close::encode(Some(CloseCode::Policy), "slow consumer", &mut frame);
-            outbound.holds = 0;
-            outbound.push(Piece::Bytes(frame.into()), 0);
-            self.stats.send_queue_bytes.add(outbound.queued_bytes() as u64);
-            self.stats.send_queue_bytes.subtract(before as u64);
-            self.stats.dropped[stats::DropReason::SlowConsumer as usize].add(dropped as u64 + 1);
-        }
-        self.stats.slow_consumers.add(1);
-        if matches!(slot.state, State::Open | State::Closing) {
-            slot.state = State::Linger;
-            self.overflowed.push(index);
-        }
-    }
-
-    /// Ends the sessions of connections that overflowed in this pass.
-    pub(super) fn end_overflowed(&mut self) {
-        while let Some(index) = self.overflowed.pop() {
-            self.end_overflowed_session(index);
-            self.linger(index);
-        }
-    }
-
-    fn end_overflowed_session(&mut self, index: u32) {
-        let text = "slow consumer".to_owned();
-        self.closings.remove(&index);
-        self.end_session(index, &CloseReason { code: 1008, text, cause: CloseCause::SlowConsumer });
-    }
-
-    /// The session is over: no more subscriptions, `on_close`, counters. The socket may live on to say so.
-    fn end_session(&mut self, index: u32, reason: &CloseReason) {
-        let id = self.slab.id(index);
-        self.unsubscribe_all(index);
-        self.context.closing(id);
-        self.stats.connections.subtract(1);
-        self.stats.closed[stats::close_label(reason.code)].add(1);
-        let route = self.slab[index].route;
-        self.call(id, route, None, |component, connection| component.on_close(connection, reason));
-        // Drops what the component attached, and so may run its code.
-        let context = &self.context;
-        if catch_unwind(AssertUnwindSafe(|| context.gone(id))).is_err() {
-            self.stats.callback_panics.add(1);
-        }
-    }
-
-    fn unsubscribe_all(&mut self, index: u32) {
-        if matches!(self.slab[index].subscriptions, Subscriptions::None) {
-            return;
-        }
-        while let Some(&subscription) = self.slab[index].subscriptions.as_slice().last() {
-            self.unsubscribe(index, subscription.topic);
-        }
-        self.slab[index].subscriptions = Subscriptions::None;
-    }
-
-    /// The connection ends as soon as what is queued has gone out.
-    fn finish(&mut self, index: u32) {
-        self.slab[index].state = State::Finishing;
-        self.ending.push(index);
-        self.close_deadlines.start(self.slab.id(index), self.now_nanos);
-    }
-
-    /// All is said but for what is queued.
-    fn linger(&mut self, index: u32) {
-        self.slab[index].state = State::Linger;
-        self.ending.push(index);
-        self.close_deadlines.start(self.slab.id(index), self.now_nanos);
-    }
-
-    /// Ends what was to end once its bytes are out. Called when this pass's sends are submitted.
-    pub(super) fn end_flushed(&mut self) {
-        while let Some(index) = self.ending.pop() {
-            if self.slab[index].outbound.is_none() {
-                self.on_all_sent(index);
-            }
-        }
-    }
-
-    /// Nothing is queued for the connection any more.
-    pub(super) fn on_all_sent(&mut self, index: u32) {
-        let slot = &mut self.slab[index];
-        match slot.state {
-            State::Finishing => self.kill(index, CloseCause::Peer),
-            State::Linger if slot.peer_ended => self.kill(index, CloseCause::Peer),
-            // The peer reads our last words and then the end. What it sends meanwhile is read and thrown
-            // away: closing over unread bytes would reset the connection and could take the words with it.
-            State::Linger if !slot.write_ended => {
-                slot.write_ended = true;
-                if let Some(socket) = &slot.socket {
-                    if socket.shutdown(Shutdown::Write).is_err() {
-                        self.kill(index, CloseCause::Transport);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Gives the connection up at once.
-    pub(super) fn kill(&mut self, index: u32, cause: CloseCause) {
-        let state = self.slab[index].state;
-        if matches!(state, State::Dead | State::Free) {
-            return;
-        }
-        if let Some(place) = self.overflowed.iter().position(|&overflowed| overflowed == index) {
-            self.overflowed.swap_remove(place);
-            self.end_overflowed_session(index);
-        } else if matches!(state, State::Open | State::Closing) {
-            let abnormal = CloseReason { code: 1006, text: String::new(), cause };
-            let reason = self.closings.remove(&index).unwrap_or(abnormal);
-            self.end_session(index, &reason);
-        }
-        self.partial_requests.remove(&index);
-        let slot = &mut self.slab[index];
-        slot.state = State::Dead;
-        slot.session = Session::default();
-        if let Some(outbound) = slot.outbound.take() {
-            self.stats.send_queue_bytes.subtract(outbound.queued_bytes() as u64);
-        }
-        if slot.watching_readable {
-            self.ring.unwatch_readable(index, slot.generation);
-        }
-        if slot.watching_writable {
-            self.ring.unwatch_writable(index, slot.generation);
-        }
-        self.free_if_unwatched(index);
-    }
-
-    pub(super) fn on_unwatch_readable_failed(&mut self, index: u32, generation: u32) {
-        let slot = &self.slab[index];
-        if same_generation(slot.generation, generation) && slot.state == State::Dead && slot.watching_readable
-        {
-            self.ring.unwatch_readable(index, slot.generation);
-        }
-    }
-
-    pub(super) fn on_unwatch_writable_failed(&mut self, index: u32, generation: u32) {
-        let slot = &self.slab[index];
-        if same_generation(slot.generation, generation) && slot.state == State::Dead && slot.watching_writable
-        {
-            self.ring.unwatch_writable(index, slot.generation);
-        }
-    }
-
-    /// Closes the socket of a dead connection and frees its slot, unless the kernel still watches it.
-    pub(super) fn free_if_unwatched(&mut self, index: u32) {
-        let slot = &self.slab[index];
-        if slot.state != State::Dead || slot.watching_readable || slot.watching_writable {
-            return;
-        }
-        if self.batch.is_staged() && slot.staged_in == self.batch.number() {
-            self.flush_batch();
-            // A failure of that very send cannot have freed the slot: it is dead, and dead slots are passed by.
-        }
-        drop(self.slab.remove(index));
-        self.stats.sockets.subtract(1);
-        self.arm_listeners();
     }
 }

@@ -6,7 +6,7 @@
 //! | Module | Owns |
 //! |---|---|
 //! | [`driver`] | the pass: completions, messages, commands, fan-out, sleep |
-//! | [`connection`] | a connection's life, from accept to the free slot |
+//! | [`connection`], [`ending`] | a connection's life, from accept to the free slot |
 //! | [`fanout`] | bytes to sockets: staged sends, send queues, broadcasts |
 //! | [`publish`] | the owner's side of topics, joins, messages from other cores |
 //! | [`upkeep`] | the tick: keep-alive, deadlines, drain |
@@ -21,6 +21,7 @@ mod batch;
 mod connection;
 mod deadlines;
 mod driver;
+mod ending;
 mod fanout;
 mod keepalive;
 pub mod listener;
