@@ -2,7 +2,7 @@
 //! ([`Connection`]).
 //!
 //! Everything here lives on one core. A callback may do anything to any connection of its core at any
-//! moment and nothing re-enters: what it asks for is queued in the core's [`Context`] and carried out by the
+//! moment and nothing re-enters: what it asks for is queued in the core's `Context` and carried out by the
 //! shard after the callback has returned. A [`Connection`] is a name, not the socket: it is cheap to clone,
 //! and harmless once the connection is gone.
 

@@ -5,15 +5,15 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | [`driver`] | the pass: completions, messages, commands, fan-out, sleep |
-//! | [`connection`], [`ending`] | a connection's life, from accept to the free slot |
-//! | [`fanout`] | bytes to sockets: staged sends, send queues, broadcasts |
-//! | [`publish`] | the owner's side of topics, joins, messages from other cores |
-//! | [`upkeep`] | the tick: keep-alive, deadlines, drain |
-//! | [`ring`], [`batch`] | the io_uring, and the bytes that staged sends refer to |
-//! | [`slab`], [`outbound`], [`topics`] | state per connection, per slow connection, per topic |
+//! | `driver` | the pass: completions, messages, commands, fan-out, sleep |
+//! | `connection`, `ending` | a connection's life, from accept to the free slot |
+//! | `fanout` | bytes to sockets: staged sends, send queues, broadcasts |
+//! | `publish` | the owner's side of topics, joins, messages from other cores |
+//! | `upkeep` | the tick: keep-alive, deadlines, drain |
+//! | `ring`, `batch` | the io_uring, and the bytes that staged sends refer to |
+//! | `slab`, `outbound`, `topics` | state per connection, per slow connection, per topic |
 //! | [`mesh`], [`message`] | the rings between cores and what travels in them |
-//! | [`keepalive`], [`deadlines`] | when connections are looked at |
+//! | `keepalive`, `deadlines` | when connections are looked at |
 //! | [`listener`] | the sockets that accept, one per core and address |
 //! | [`stats`] | counters that other threads may read |
 
