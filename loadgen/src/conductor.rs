@@ -145,7 +145,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             settings.connections,
             plan.ports_per_address,
         );
-        let links = Links::new(&settings.targets(), sources, index)?;
+        let links = Links::new(&settings.targets(), settings.compression, sources, index)?;
         workers.push(Worker::new(index, &shared, links, mode, openings, handshakes_max));
     }
     std::thread::scope(|scope| {

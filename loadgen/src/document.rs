@@ -11,6 +11,7 @@ use crate::host::{self, Host};
 use crate::latency::{Latency, Summary};
 use crate::links::Faults;
 use crate::process::{CpuUse, Observation};
+use crate::received::Received;
 use crate::settings::Settings;
 
 /// Raised when a reader of older documents would misread a newer one.
@@ -80,6 +81,7 @@ pub(crate) struct Measurement {
     pub(crate) settings: Map<String, Value>,
     pub(crate) measured_seconds: f64,
     pub(crate) counts: Counts,
+    pub(crate) received: Received,
     /// Connections open when the measurement began.
     pub(crate) connected: usize,
     pub(crate) pings_answered: u64,
@@ -122,6 +124,7 @@ impl Measurement {
             settings: Map::new(),
             measured_seconds: outcome.seconds,
             counts,
+            received: Received::default(),
             connected: outcome.connected,
             pings_answered: outcome.pings,
             figures: BTreeMap::new(),
@@ -135,6 +138,7 @@ impl Measurement {
         measurement.setting("connections", settings.connections);
         measurement.setting("threads", settings.threads());
         measurement.setting("payload_bytes", settings.payload);
+        measurement.setting("compression", settings.compression.map(|offer| offer.value()));
         measurement.setting("duration_seconds", settings.duration.map(|duration| duration.as_secs_f64()));
         measurement.disturbance(outcome.machine_cpu);
         measurement.common_failures(outcome.planned, outcome.timed_out, outcome.server_gone, &settings);
@@ -221,6 +225,13 @@ impl Measurement {
         if let Some(seconds) = self.server.as_ref().map(|server| server.cpu.seconds) {
             self.figure(format!("server_cpu_us_per_{unit}"), seconds * 1e6 / count as f64);
         }
+    }
+
+    /// Notes what arrived in the units counted.
+    pub(crate) fn received(&mut self, received: Received) {
+        let unit = self.unit.replace(' ', "_");
+        self.figure(format!("wire_bytes_per_{unit}"), received.wire_bytes as f64 / received.messages as f64);
+        self.received = received;
     }
 
     /// Notes latencies; none at all are left out.

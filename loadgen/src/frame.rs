@@ -11,6 +11,7 @@ pub(crate) mod opcode {
 }
 
 const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 /// Longest payload of a control frame.
@@ -27,6 +28,7 @@ pub(crate) enum ProtocolError {
     BadControl,
     BadContinuation,
     BadClose,
+    BadDeflate,
 }
 
 impl ProtocolError {
@@ -41,6 +43,7 @@ impl ProtocolError {
             Self::BadControl => "protocol_bad_control_frame",
             Self::BadContinuation => "protocol_bad_continuation",
             Self::BadClose => "protocol_bad_close_frame",
+            Self::BadDeflate => "protocol_bad_deflate",
         }
     }
 }
@@ -49,13 +52,20 @@ impl ProtocolError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) fin: bool,
+    /// RSV1: the message that it begins is compressed.
+    pub(crate) compressed: bool,
     pub(crate) opcode: u8,
     pub(crate) payload: &'a [u8],
 }
 
-/// Takes the first frame off `bytes`, or returns `None` while it is incomplete.
+/// Takes the first frame off `bytes`, or returns `None` while it is incomplete; `compression` tells whether
+/// permessage-deflate was negotiated.
 #[inline]
-pub(crate) fn take<'a>(bytes: &mut &'a [u8], max_bytes: usize) -> Result<Option<Frame<'a>>, ProtocolError> {
+pub(crate) fn take<'a>(
+    bytes: &mut &'a [u8],
+    max_bytes: usize,
+    compression: bool,
+) -> Result<Option<Frame<'a>>, ProtocolError> {
     let &[first, second, ..] = *bytes else {
         return Ok(None);
     };
@@ -65,9 +75,9 @@ pub(crate) fn take<'a>(bytes: &mut &'a [u8], max_bytes: usize) -> Result<Option<
             return Ok(None);
         };
         *bytes = &bytes[end..];
-        return Ok(Some(Frame { fin: true, opcode: opcode::BINARY, payload }));
+        return Ok(Some(Frame { fin: true, compressed: false, opcode: opcode::BINARY, payload }));
     }
-    take_any(bytes, first, second, max_bytes)
+    take_any(bytes, first, second, max_bytes, compression)
 }
 
 fn take_any<'a>(
@@ -75,9 +85,11 @@ fn take_any<'a>(
     first: u8,
     second: u8,
     max_bytes: usize,
+    compression: bool,
 ) -> Result<Option<Frame<'a>>, ProtocolError> {
     let (fin, opcode) = (first & FIN != 0, first & 0x0F);
-    if first & RESERVED != 0 {
+    let compressed = compression && first & RSV1 != 0 && matches!(opcode, opcode::TEXT | opcode::BINARY);
+    if first & RESERVED != if compressed { RSV1 } else { 0 } {
         return Err(ProtocolError::ReservedBits);
     }
     if !matches!(opcode, 0..=2 | 8..=10) {
@@ -110,7 +122,7 @@ fn take_any<'a>(
         return Ok(None);
     };
     *bytes = &bytes[head + end..];
-    Ok(Some(Frame { fin, opcode, payload }))
+    Ok(Some(Frame { fin, compressed, opcode, payload }))
 }
 
 /// Code of a close frame's payload; 1005 stands for "none given".
@@ -179,7 +191,7 @@ mod tests {
             for part in [&stream[..cut], &stream[cut..]] {
                 held.extend_from_slice(part);
                 let mut rest = &held[..];
-                while let Some(frame) = take(&mut rest, MAX).unwrap() {
+                while let Some(frame) = take(&mut rest, MAX, false).unwrap() {
                     seen.push(frame.payload.to_vec());
                 }
                 held = rest.to_vec();
@@ -192,9 +204,9 @@ mod tests {
     #[test]
     fn long_frames_wait_for_their_last_byte() {
         let bytes = server_frame(0x82, &vec![1; 70_000]);
-        assert_eq!(take(&mut &bytes[..bytes.len() - 1], MAX), Ok(None));
+        assert_eq!(take(&mut &bytes[..bytes.len() - 1], MAX, false), Ok(None));
         let mut rest = &bytes[..];
-        assert_eq!(take(&mut rest, MAX).unwrap().unwrap().payload.len(), 70_000);
+        assert_eq!(take(&mut rest, MAX, false).unwrap().unwrap().payload.len(), 70_000);
         assert!(rest.is_empty());
     }
 
@@ -213,7 +225,22 @@ mod tests {
             (&[0x8B, 0], ReservedOpcode),
         ];
         for (bytes, error) in cases {
-            assert_eq!(take(&mut &bytes[..], MAX), Err(error), "{bytes:?}");
+            assert_eq!(take(&mut &bytes[..], MAX, false), Err(error), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn rsv1_begins_a_compressed_message_if_that_was_negotiated() {
+        for (first, fin, opcode) in [(0xC1, true, 1), (0xC2, true, 2), (0x42, false, 2)] {
+            let bytes = server_frame(first, b"abc");
+            let frame = Frame { fin, compressed: true, opcode, payload: b"abc" };
+            assert_eq!(take(&mut &bytes[..], MAX, true), Ok(Some(frame)));
+            assert_eq!(take(&mut &bytes[..], MAX, false), Err(ProtocolError::ReservedBits));
+        }
+        assert!(!take(&mut &[0x81, 0][..], MAX, true).unwrap().unwrap().compressed);
+        // A continuation, a ping, a close frame; other reserved bits.
+        for first in [0xC0, 0xC9, 0xC8, 0xA2, 0x92, 0xE2] {
+            assert_eq!(take(&mut &[first, 0][..], MAX, true), Err(ProtocolError::ReservedBits), "{first:x}");
         }
     }
 

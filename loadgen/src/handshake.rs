@@ -1,5 +1,6 @@
 //! The client's side of the opening handshake. No socket, no clock.
 
+use crate::compression::Offer;
 use crate::units::Url;
 
 /// The example of RFC 6455 section 1.3: with a fixed key the expected answer is a constant.
@@ -9,11 +10,14 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 
 /// Request bytes that open a connection to `url`.
-pub(crate) fn request(url: &Url) -> Vec<u8> {
+pub(crate) fn request(url: &Url, compression: Option<Offer>) -> Vec<u8> {
+    let extensions = compression.map(|offer| format!("Sec-WebSocket-Extensions: {}\r\n", offer.value()));
     format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        url.path, url.authority
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{}\r\n",
+        url.path,
+        url.authority,
+        extensions.unwrap_or_default()
     )
     .into_bytes()
 }
@@ -31,8 +35,8 @@ pub(crate) enum Response {
     Invalid(&'static str),
 }
 
-/// Reads the server's response from the beginning of `bytes`.
-pub(crate) fn response(bytes: &[u8]) -> Response {
+/// Reads the server's response from the beginning of `bytes`. What was offered must be accepted.
+pub(crate) fn response(bytes: &[u8], mut offer: Option<Offer>) -> Response {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() > HEAD_MAX_BYTES {
             Response::Invalid("head_too_long")
@@ -64,8 +68,14 @@ pub(crate) fn response(bytes: &[u8]) -> Response {
         } else if name.eq_ignore_ascii_case("sec-websocket-accept") {
             accept = value == ACCEPT;
         } else if name.eq_ignore_ascii_case("sec-websocket-extensions") {
-            return Response::Invalid("extension_not_offered");
+            match offer.take().ok_or("extension_not_offered").and_then(|offer| offer.check(value)) {
+                Ok(()) => {}
+                Err(reason) => return Response::Invalid(reason),
+            }
         }
+    }
+    if offer.is_some() {
+        return Response::Invalid("compression_declined");
     }
     match (upgrade, connection, accept) {
         (true, true, true) => Response::Open(end + 4),
@@ -85,27 +95,47 @@ mod tests {
     #[test]
     fn good_response_is_incomplete_at_every_cut_and_then_open() {
         for cut in 0..GOOD.len() {
-            assert_eq!(response(&GOOD.as_bytes()[..cut]), Response::Incomplete, "cut at {cut}");
+            assert_eq!(response(&GOOD.as_bytes()[..cut], None), Response::Incomplete, "cut at {cut}");
         }
         let with_frame = [GOOD.as_bytes(), &[0x82, 0]].concat();
-        assert_eq!(response(&with_frame), Response::Open(GOOD.len()));
+        assert_eq!(response(&with_frame, None), Response::Open(GOOD.len()));
     }
 
     #[test]
     fn refusals_are_told_apart() {
-        assert_eq!(response(b"HTTP/1.1 403 Forbidden\r\n\r\n"), Response::Status(403));
-        assert_eq!(response(b"SSH-2.0-x\r\n\r\n"), Response::Invalid("status_line"));
+        assert_eq!(response(b"HTTP/1.1 403 Forbidden\r\n\r\n", None), Response::Status(403));
+        assert_eq!(response(b"SSH-2.0-x\r\n\r\n", None), Response::Invalid("status_line"));
         let other_key = GOOD.replace("s3pP", "S3PP");
-        assert_eq!(response(other_key.as_bytes()), Response::Invalid("accept_header"));
+        assert_eq!(response(other_key.as_bytes(), None), Response::Invalid("accept_header"));
         let extension = GOOD.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
-        assert_eq!(response(extension.as_bytes()), Response::Invalid("extension_not_offered"));
-        assert_eq!(response(&vec![b'a'; HEAD_MAX_BYTES + 1]), Response::Invalid("head_too_long"));
+        assert_eq!(response(extension.as_bytes(), None), Response::Invalid("extension_not_offered"));
+        assert_eq!(response(&vec![b'a'; HEAD_MAX_BYTES + 1], None), Response::Invalid("head_too_long"));
     }
 
     #[test]
-    fn request_names_host_and_path() {
+    fn an_offer_must_be_accepted_once() {
+        let offer = Some(Offer { server_window_bits: None });
+        let answer = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+        let accepted = GOOD.replace("\r\n\r\n", &format!("\r\n{answer}\r\n"));
+        assert_eq!(response(accepted.as_bytes(), offer), Response::Open(accepted.len()));
+        assert_eq!(response(GOOD.as_bytes(), offer), Response::Invalid("compression_declined"));
+        let twice = GOOD.replace("\r\n\r\n", &format!("\r\n{answer}{answer}\r\n"));
+        assert_eq!(response(twice.as_bytes(), offer), Response::Invalid("extension_not_offered"));
+        let with_context = accepted.replace("server_no", "client_no");
+        assert_eq!(response(with_context.as_bytes(), offer), Response::Invalid("compression_parameters"));
+    }
+
+    #[test]
+    fn request_names_host_and_path_and_offer() {
         let url = "ws://127.0.0.1:9/a?b".parse().unwrap();
-        let text = String::from_utf8(request(&url)).unwrap();
-        assert!(text.starts_with("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:9\r\n") && text.ends_with("\r\n\r\n"));
+        let text = String::from_utf8(request(&url, None)).unwrap();
+        assert!(
+            text.starts_with("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:9\r\n") && text.ends_with("13\r\n\r\n")
+        );
+        let text = String::from_utf8(request(&url, Some(Offer { server_window_bits: None }))).unwrap();
+        assert!(
+            text.contains("\r\nSec-WebSocket-Extensions: permessage-deflate; ")
+                && text.ends_with("over\r\n\r\n")
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use crate::compression::Offer;
 use crate::frame::{self, opcode};
 use crate::handshake;
 use crate::sys::{self, Epoll, READABLE, WRITABLE};
@@ -40,8 +41,8 @@ pub(crate) enum State {
 pub(crate) struct Extra {
     /// Bytes received of a response or frame that is not complete.
     pub(crate) partial: Vec<u8>,
-    /// Opcode and payload so far of a fragmented message.
-    pub(crate) fragments: Option<(u8, Vec<u8>)>,
+    /// Bytes on the wire and payload so far of a fragmented message.
+    pub(crate) fragments: Option<(usize, Vec<u8>)>,
     /// Bytes that the socket did not take yet.
     unsent: Vec<u8>,
 }
@@ -77,6 +78,8 @@ pub(crate) struct Links {
     connections: Vec<Connection>,
     vacant: Vec<Slot>,
     targets: Vec<Target>,
+    /// Offered on every connection.
+    pub(crate) compression: Option<Offer>,
     sources: Vec<IpAddr>,
     next_source: usize,
     outgoing: Vec<u8>,
@@ -90,13 +93,20 @@ pub(crate) struct Links {
 
 impl Links {
     /// No connections yet; those to come go to one of `targets`, from the addresses `sources` in turn.
-    pub(crate) fn new(targets: &[Url], sources: Vec<IpAddr>, first_source: usize) -> io::Result<Self> {
-        let target = |url: &Url| Target { address: url.address, request: handshake::request(url) };
+    pub(crate) fn new(
+        targets: &[Url],
+        compression: Option<Offer>,
+        sources: Vec<IpAddr>,
+        first_source: usize,
+    ) -> io::Result<Self> {
+        let target =
+            |url: &Url| Target { address: url.address, request: handshake::request(url, compression) };
         Ok(Self {
             epoll: Epoll::new()?,
             connections: Vec::new(),
             vacant: Vec::new(),
             targets: targets.iter().map(target).collect(),
+            compression,
             sources,
             next_source: first_source,
             outgoing: Vec::new(),

@@ -4,10 +4,12 @@
 //! buffer and its [`links`]; what happens on them is decided by one of the [`modes`]. Latencies go into one HDR
 //! histogram per thread. The result is a [`document`], printed as [`text`] and written as JSON.
 //!
-//! [`frame`], [`handshake`], [`payload`], [`sequence`], [`completion`] and [`schedule`] touch no socket and no clock.
+//! [`frame`], [`handshake`], [`compression`], [`payload`], [`sequence`], [`completion`] and [`schedule`] touch no
+//! socket and no clock.
 
 mod arguments;
 mod completion;
+mod compression;
 mod conductor;
 mod document;
 mod frame;
@@ -19,6 +21,7 @@ mod modes;
 mod payload;
 mod process;
 mod progress;
+mod received;
 mod report;
 mod schedule;
 mod sequence;

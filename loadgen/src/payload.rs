@@ -1,4 +1,5 @@
-//! What a measured message carries: run id, sequence number, intended send time, then a fixed filler.
+//! What a measured message carries: run id, sequence number, intended send time, then a filler that is the same in
+//! all messages of a run.
 
 /// Bytes of the header; no payload is shorter.
 pub(crate) const MIN_BYTES: usize = 24;
@@ -22,6 +23,15 @@ pub(crate) enum Check {
     Corrupted,
 }
 
+/// What follows the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filler {
+    /// Bytes of all values.
+    Bytes,
+    /// JSON records with the same keys and varying numbers, cut off at the end: what compression is made for.
+    Json,
+}
+
 /// Writes and checks the payloads of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct Codec {
@@ -31,8 +41,12 @@ pub(crate) struct Codec {
 
 impl Codec {
     /// A codec for payloads of `bytes` bytes, marked with `run`.
-    pub(crate) fn new(run: u64, bytes: usize) -> Self {
+    pub(crate) fn new(run: u64, bytes: usize, filler: Filler) -> Self {
         let mut template: Vec<u8> = (0..bytes.max(MIN_BYTES)).map(|index| (index * 31 + 7) as u8).collect();
+        if filler == Filler::Json {
+            let text = records().flat_map(String::into_bytes);
+            template[MIN_BYTES..].iter_mut().zip(text).for_each(|(byte, letter)| *byte = letter);
+        }
         template[..8].copy_from_slice(&run.to_be_bytes());
         Self { run, template }
     }
@@ -63,14 +77,40 @@ impl Codec {
     }
 }
 
+/// Readings of sensors without end, the same in every run.
+fn records() -> impl Iterator<Item = String> {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let mut below = move |limit: u64| {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+        (state >> 33) % limit
+    };
+    let mut time_ms = 1_700_000_000_000_u64;
+    std::iter::repeat_with(move || {
+        time_ms += below(5_000);
+        format!(
+            "{{\"sensor\":\"s{:05}\",\"time\":{time_ms},\"temperature\":{}.{:02},\"humidity\":{}.{},\"watts\":{}}},",
+            below(100_000),
+            15 + below(15),
+            below(100),
+            30 + below(50),
+            below(10),
+            below(3_000)
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flate2::{Compress, Compression, FlushCompress};
 
     #[test]
     fn payload_comes_back_and_damage_is_found() {
-        for bytes in [24, 25, 64, 5000] {
-            let mut codec = Codec::new(77, bytes);
+        let fillers = [Filler::Bytes, Filler::Json];
+        for (bytes, filler) in
+            [24, 25, 64, 5000].into_iter().flat_map(|bytes| fillers.map(|filler| (bytes, filler)))
+        {
+            let mut codec = Codec::new(77, bytes, filler);
             let stamp = Stamp { sequence: 5, intended_ns: 123_456_789 };
             let sent = codec.payload(stamp).to_vec();
             assert_eq!(sent.len(), bytes);
@@ -85,10 +125,24 @@ mod tests {
     }
 
     #[test]
+    fn json_compresses_as_such_text_does() {
+        let mut codec = Codec::new(0x0123_4567_89AB_CDEF, 1024, Filler::Json);
+        let sent = codec.payload(Stamp { sequence: 12_345, intended_ns: 987_654_321_987 }).to_vec();
+        let text = std::str::from_utf8(&sent[MIN_BYTES..]).unwrap();
+        assert!(text.starts_with("{\"sensor\":\"s"), "{text}");
+        let mut out = Vec::with_capacity(2048);
+        Compress::new(Compression::default(), false)
+            .compress_vec(&sent, &mut out, FlushCompress::Sync)
+            .unwrap();
+        let ratio = sent.len() as f64 / out.len() as f64;
+        assert!((2.5..3.5).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
     fn other_runs_are_foreign() {
-        let mut other = Codec::new(78, 64);
+        let mut other = Codec::new(78, 64, Filler::Bytes);
         let sent = other.payload(Stamp { sequence: 0, intended_ns: 0 }).to_vec();
-        assert_eq!(Codec::new(77, 64).check(&sent), Check::Foreign);
-        assert_eq!(Codec::new(77, 64).check(b"short"), Check::Foreign);
+        assert_eq!(Codec::new(77, 64, Filler::Bytes).check(&sent), Check::Foreign);
+        assert_eq!(Codec::new(77, 64, Filler::Bytes).check(b"short"), Check::Foreign);
     }
 }

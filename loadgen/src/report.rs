@@ -2,7 +2,7 @@
 //!
 //! Results are grouped by the labels `scenario` and `server`; each cell is the median of the passes with least and
 //! greatest. Ratios to the baseline are medians of the ratios of runs with the same label `pass`, so that what
-//! disturbs the machine for a while disturbs both sides of a pair.
+//! disturbs the machine for a while disturbs both sides of a pair. A column that no result has a value for is left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -38,6 +38,7 @@ const fn column(title: &'static str, pointer: &'static str, format: Format) -> C
 const FANOUT: &[Column] = &[
     column("server CPU µs per delivery", "/figures/server_cpu_us_per_delivery", Format::Number),
     column("loadgen CPU µs per delivery", "/figures/client_cpu_us_per_delivery", Format::Number),
+    column("wire bytes per delivery", "/figures/wire_bytes_per_delivery", Format::Number),
     column("deliveries/s", "/figures/deliveries_per_second", Format::Count),
     column("delivery p50", "/latency/delivery/p50", Format::Time),
     column("delivery p99", "/latency/delivery/p99", Format::Time),
@@ -47,6 +48,7 @@ const FANOUT: &[Column] = &[
 const ECHO: &[Column] = &[
     column("server CPU µs per round trip", "/figures/server_cpu_us_per_round_trip", Format::Number),
     column("loadgen CPU µs per round trip", "/figures/client_cpu_us_per_round_trip", Format::Number),
+    column("wire bytes per round trip", "/figures/wire_bytes_per_round_trip", Format::Number),
     column("round trips/s", "/figures/round_trips_per_second", Format::Count),
     column("p50", "/latency/round_trip/p50", Format::Time),
     column("p99", "/latency/round_trip/p99", Format::Time),
@@ -157,26 +159,36 @@ fn machine(results: &[Value]) -> String {
 
 fn write_scenario(text: &mut String, scenario: &Scenario) {
     let first = &scenario.series[0];
-    let columns = match first.results[0]["mode"].as_str() {
+    let all = match first.results[0]["mode"].as_str() {
         Some("fanout") => FANOUT,
         Some("echo") => ECHO,
         Some("connect") => CONNECT,
         _ => IDLE,
     };
+    let is_known =
+        |column: &&Column| scenario.series.iter().any(|series| !values(series, column.pointer).is_empty());
+    let columns: Vec<&Column> = all.iter().filter(is_known).collect();
     let mut out = format!("\n### {}\n\n| server | passes | failed |", scenario.name);
-    for column in columns {
+    for column in &columns {
         let _ = write!(out, " {} |", column.title);
     }
     let _ = write!(out, " ratio to {} |\n|---|---|---|{}---|\n", first.server, "---|".repeat(columns.len()));
     for series in &scenario.series {
         let failed = series.results.iter().filter(|result| result["passed"] != true).count();
         let _ = write!(out, "| {} | {} | {failed} |", series.server, series.results.len());
-        for column in columns {
+        for column in &columns {
             let _ = write!(out, " {} |", cell(series, column));
         }
-        let _ = writeln!(out, " {} |", ratio(series, first, columns[0].pointer));
+        let _ = writeln!(out, " {} |", ratio(series, first, all[0].pointer));
     }
-    let _ = writeln!(out, "\n- load: `{}`", command(&first.results[0]));
+    let load = |series: &Series| command(&series.results[0], PASS_FLAGS);
+    let _ = writeln!(out, "\n- load: `{}`", load(first));
+    for series in &scenario.series {
+        let what = |series: &Series| command(&series.results[0], URL_AND_PASS_FLAGS);
+        if what(series) != what(first) {
+            let _ = writeln!(out, "- load of {}: `{}`", series.server, load(series));
+        }
+    }
     for series in &scenario.series {
         if let Some(command) = series.results[0]["labels"]["server_command"].as_str() {
             let _ = writeln!(out, "- {}: `{command}`", series.server);
@@ -235,8 +247,13 @@ fn digits(value: f64) -> String {
     }
 }
 
-/// The command without what differs from pass to pass.
-fn command(result: &Value) -> String {
+/// Flags whose values differ from pass to pass.
+const PASS_FLAGS: &[&str] = &["--json", "--label", "--pid", "--progress"];
+/// The same, and where the server happened to listen.
+const URL_AND_PASS_FLAGS: &[&str] = &["--url", "--json", "--label", "--pid", "--progress"];
+
+/// The command without the flags `left_out` and their values.
+fn command(result: &Value, left_out: &[&str]) -> String {
     let words = result["command"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut kept = vec!["loadgen"];
     let mut skip = false;
@@ -244,7 +261,7 @@ fn command(result: &Value) -> String {
         if std::mem::take(&mut skip) {
             continue;
         }
-        skip = matches!(word, "--json" | "--label" | "--pid" | "--progress");
+        skip = left_out.contains(&word);
         if !skip {
             kept.push(word);
         }
@@ -309,9 +326,35 @@ mod tests {
         assert!(rows[1].starts_with("| floor | 3 | 0 | **4.00** (4.00–10.0) |"), "{text}");
         assert!(rows[2].ends_with("| **0.750** (0.500–0.900) |"), "{text}");
         assert!(
-            rows[2].contains("| – |") && rows[2].contains("1.50 µs") && rows[2].contains("1,234,567"),
+            rows[2].contains("| **1.50 µs** (1.50 µs–1.50 µs) |") && rows[2].contains("1,234,567"),
             "{text}"
         );
-        assert!(text.contains("`loadgen fanout --window 1`"), "{text}");
+        assert!(
+            !rows[0].contains("p99") && rows[0].contains("p50"),
+            "what no result has is left out: {text}"
+        );
+        assert!(text.contains("- load: `loadgen fanout --window 1`") && !text.contains("load of"), "{text}");
+    }
+
+    #[test]
+    fn what_only_some_servers_have_is_told() {
+        let mut plain = result("corecast-plain", "1", 2.0);
+        let mut compressed = result("corecast", "1", 1.0);
+        compressed["figures"]["wire_bytes_per_delivery"] = json!(404.4);
+        for (result, words) in
+            [(&mut plain, ["--url", "ws://a:1/"]), (&mut compressed, ["--url", "ws://a:2/"])]
+        {
+            result["command"].as_array_mut().unwrap().extend(words.map(Value::from));
+        }
+        let text = tables(vec![plain.clone(), compressed.clone()], "floor");
+        assert!(!text.contains("load of"), "another port is no other load: {text}");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+        assert!(rows[1].starts_with("| corecast-plain | 1 | 0 | 2.00 | – |"), "{text}");
+        assert!(rows[2].starts_with("| corecast | 1 | 0 | 1.00 | 404 |"), "{text}");
+        compressed["command"].as_array_mut().unwrap().push("--compression".into());
+        let text = tables(vec![plain, compressed], "floor");
+        assert!(
+            text.contains("- load of corecast: `loadgen fanout --window 1 --url ws://a:2/ --compression`")
+        );
     }
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::arguments::{Common, ProgressChoice};
+use crate::compression::Offer;
+use crate::payload::Filler;
 use crate::units::{CpuList, SourceRange, Url};
 use crate::{payload, sys};
 
@@ -22,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) cpus: Option<CpuList>,
     pub(crate) duration: Option<Duration>,
     pub(crate) payload: usize,
+    /// Offered on every connection.
+    pub(crate) compression: Option<Offer>,
     pub(crate) timeout: Duration,
     pub(crate) handshakes: usize,
     pub(crate) pid: Option<u32>,
@@ -63,6 +67,7 @@ impl Settings {
             cpus: common.cpus,
             duration: common.duration,
             payload,
+            compression: common.compression.then_some(Offer { server_window_bits: common.window_bits }),
             timeout: common.timeout,
             handshakes: common.handshakes,
             pid: common.pid,
@@ -77,6 +82,11 @@ impl Settings {
     pub(crate) fn wait_for_rate(&mut self, rate: f64) {
         let interval = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX);
         self.timeout = self.timeout.max(interval.saturating_mul(3));
+    }
+
+    /// What fills the payloads.
+    pub(crate) fn filler(&self) -> Filler {
+        if self.compression.is_some() { Filler::Json } else { Filler::Bytes }
     }
 
     /// Number of threads.

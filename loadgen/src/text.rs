@@ -42,6 +42,18 @@ fn write_block(text: &mut String, measurement: &Measurement) -> fmt::Result {
     if counts.publisher_delivered > 0 {
         writeln!(text, "  delivered to the publisher besides: {}", Thousands(counts.publisher_delivered))?;
     }
+    let received = measurement.received;
+    if received.messages > 0 {
+        writeln!(
+            text,
+            "  received {} B on the wire for {} B of payload ({:.1} %)   messages compressed {} of {}",
+            Thousands(received.wire_bytes),
+            Thousands(received.payload_bytes),
+            received.wire_bytes as f64 * 100.0 / received.payload_bytes as f64,
+            Thousands(received.compressed_messages),
+            Thousands(received.messages)
+        )?;
+    }
     if counts.errors.is_empty() {
         writeln!(text, "  errors none")?;
     }

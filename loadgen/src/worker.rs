@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use crate::compression::Inflater;
 use crate::conductor::{Shared, Stage};
 use crate::frame::{self, ProtocolError, opcode};
 use crate::handshake::{self, Response};
 use crate::links::{Links, Slot, State};
+use crate::received::Message;
 use crate::sys::{self, READABLE};
 
 /// Room for one `recv`; a thread has one such buffer.
@@ -45,7 +47,7 @@ pub(crate) trait Mode: Send {
     /// A handshake is complete. `latency_ns` counts from when the connection was to begin.
     fn on_open(&mut self, _links: &mut Links, _slot: Slot, _latency_ns: u64) {}
     /// A message arrived.
-    fn on_message(&mut self, links: &mut Links, slot: Slot, payload: &[u8], now_ns: u64);
+    fn on_message(&mut self, links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64);
     /// An open connection ended; `asked` if we had begun to close it.
     fn on_closed(&mut self, _links: &mut Links, _slot: Slot, _asked: bool) {}
     /// A new stage begins.
@@ -69,6 +71,8 @@ pub(crate) struct Worker<'a, M> {
     openings: Vec<Opening>,
     handshakes_max: usize,
     buffer: Vec<u8>,
+    /// Where compression is offered, and so negotiated on every open connection.
+    inflater: Option<Inflater>,
 }
 
 impl<'a, M: Mode> Worker<'a, M> {
@@ -84,6 +88,7 @@ impl<'a, M: Mode> Worker<'a, M> {
         Self {
             index,
             shared,
+            inflater: links.compression.map(|_| Inflater::new()),
             links,
             mode,
             openings,
@@ -230,7 +235,7 @@ impl<'a, M: Mode> Worker<'a, M> {
     fn process(&mut self, slot: Slot, bytes: &[u8], now: u64) -> Result<usize, Cow<'static, str>> {
         let mut rest = bytes;
         if self.links.connection(slot).state == State::AwaitingResponse {
-            match handshake::response(bytes) {
+            match handshake::response(bytes, self.links.compression) {
                 Response::Incomplete => {}
                 Response::Status(status) => return Err(format!("handshake_status_{status}").into()),
                 Response::Invalid(reason) => return Err(format!("handshake_invalid_{reason}").into()),
@@ -243,14 +248,25 @@ impl<'a, M: Mode> Worker<'a, M> {
             }
         }
         while matches!(self.links.connection(slot).state, State::Open | State::Closing) {
-            let Some(frame) = frame::take(&mut rest, MESSAGE_MAX_BYTES).map_err(ProtocolError::kind)? else {
+            let before = rest.len();
+            let taken = frame::take(&mut rest, MESSAGE_MAX_BYTES, self.inflater.is_some());
+            let Some(frame) = taken.map_err(ProtocolError::kind)? else {
                 break;
             };
+            let wire_bytes = before - rest.len();
             if frame.fin && matches!(frame.opcode, opcode::BINARY | opcode::TEXT) && !self.in_fragments(slot)
             {
-                self.mode.on_message(&mut self.links, slot, frame.payload, now);
+                let (compressed, payload) = match &mut self.inflater {
+                    Some(inflater) if frame.compressed => {
+                        let inflated = inflater.inflate(frame.payload, MESSAGE_MAX_BYTES);
+                        (true, inflated.map_err(ProtocolError::kind)?)
+                    }
+                    _ => (false, frame.payload),
+                };
+                let message = Message { payload, wire_bytes, compressed };
+                self.mode.on_message(&mut self.links, slot, message, now);
             } else {
-                self.on_other_frame(slot, frame, now)?;
+                self.on_other_frame(slot, frame, wire_bytes, now)?;
             }
         }
         Ok(bytes.len() - rest.len())
@@ -266,6 +282,7 @@ impl<'a, M: Mode> Worker<'a, M> {
         &mut self,
         slot: Slot,
         frame: frame::Frame<'_>,
+        wire_bytes: usize,
         now: u64,
     ) -> Result<(), Cow<'static, str>> {
         match frame.opcode {
@@ -280,7 +297,7 @@ impl<'a, M: Mode> Worker<'a, M> {
                     self.mode.on_closed(&mut self.links, slot, false);
                 }
             }
-            first_or_next => return self.on_fragment(slot, first_or_next, frame, now),
+            _ => return self.on_fragment(slot, frame, wire_bytes, now),
         }
         Ok(())
     }
@@ -288,23 +305,27 @@ impl<'a, M: Mode> Worker<'a, M> {
     fn on_fragment(
         &mut self,
         slot: Slot,
-        opcode: u8,
         frame: frame::Frame<'_>,
+        wire_bytes: usize,
         now: u64,
     ) -> Result<(), Cow<'static, str>> {
         let extra = self.links.connection(slot).extra.get_or_insert_default();
         match &mut extra.fragments {
-            fragments @ None if opcode != opcode::CONTINUATION => {
-                *fragments = Some((opcode, frame.payload.to_vec()));
+            // Allowed to a server, but a compressed message is read from a single frame only.
+            None if frame.compressed => return Err("compressed_fragment".into()),
+            fragments @ None if frame.opcode != opcode::CONTINUATION => {
+                *fragments = Some((wire_bytes, frame.payload.to_vec()));
             }
-            Some((_, message)) if opcode == opcode::CONTINUATION => {
-                if message.len() + frame.payload.len() > MESSAGE_MAX_BYTES {
+            Some((bytes, payload)) if frame.opcode == opcode::CONTINUATION => {
+                if payload.len() + frame.payload.len() > MESSAGE_MAX_BYTES {
                     return Err(ProtocolError::TooLong.kind().into());
                 }
-                message.extend_from_slice(frame.payload);
+                *bytes += wire_bytes;
+                payload.extend_from_slice(frame.payload);
                 if frame.fin {
-                    let message = extra.fragments.take().map(|(_, message)| message).unwrap_or_default();
-                    self.mode.on_message(&mut self.links, slot, &message, now);
+                    let (wire_bytes, payload) = extra.fragments.take().unwrap_or_default();
+                    let message = Message { payload: &payload, wire_bytes, compressed: false };
+                    self.mode.on_message(&mut self.links, slot, message, now);
                 }
             }
             _ => return Err(ProtocolError::BadContinuation.kind().into()),

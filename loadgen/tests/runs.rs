@@ -19,6 +19,10 @@ impl Run {
         self.document["counts"][name].as_u64().unwrap_or_else(|| panic!("{name}: {}", self.text))
     }
 
+    fn received(&self, name: &str) -> u64 {
+        self.document["received"][name].as_u64().unwrap_or_else(|| panic!("{name}: {}", self.text))
+    }
+
     fn error(&self, kind: &str) -> u64 {
         self.document["counts"]["errors"][kind].as_u64().unwrap_or(0)
     }
@@ -110,6 +114,89 @@ fn fragments_pings_and_single_bytes_are_taken() {
     run.assert_passed();
     assert_eq!(run.count("delivered"), 80);
     assert_eq!(run.document["pings_answered"], 100);
+}
+
+#[test]
+fn plain_messages_are_weighed_with_their_frames() {
+    let run = run(Behaviour::Good, "fanout", "--connections 3 --window 1 --rounds 20 --warmup 5");
+    assert_eq!([run.received("messages"), run.received("compressed_messages")], [80, 0]);
+    assert_eq!([run.received("payload_bytes"), run.received("wire_bytes")], [80 * 64, 80 * 66]);
+    assert_eq!(run.document["figures"]["wire_bytes_per_delivery"], 66.0);
+    assert_eq!(run.document["settings"]["compression"], Value::Null);
+    let fragmented =
+        self::run(Behaviour::Dribble, "fanout", "--connections 1 --window 1 --rounds 4 --warmup 1");
+    assert_eq!([fragmented.received("payload_bytes"), fragmented.received("wire_bytes")], [8 * 64, 8 * 68]);
+}
+
+const COMPRESSED: &str = "--connections 10 --window 4 --rounds 50 --warmup 5 --payload 1KiB --compression";
+
+#[test]
+fn compressed_messages_are_inflated_checked_and_weighed() {
+    let cpus = std::thread::available_parallelism().unwrap().get().min(2);
+    let run = run(Behaviour::Deflate, "fanout", &format!("{COMPRESSED} --cpus 0-{}", cpus - 1));
+    run.assert_passed();
+    assert_eq!([run.count("delivered"), run.received("messages")], [550, 550]);
+    assert_eq!([run.received("compressed_messages"), run.received("payload_bytes")], [550, 550 * 1024]);
+    let wire = run.received("wire_bytes");
+    assert!((550 * 1024 / 4..550 * 1024 / 2).contains(&wire), "{wire}");
+    assert!(run.text.contains("messages compressed 550 of 550"), "{}", run.text);
+    let offer = run.document["settings"]["compression"].as_str().unwrap();
+    assert_eq!(offer, "permessage-deflate; client_no_context_takeover; server_no_context_takeover");
+}
+
+#[test]
+fn a_server_may_leave_messages_plain_where_compression_was_negotiated() {
+    let run = run(
+        Behaviour::Deflate,
+        "fanout",
+        "--connections 2 --window 1 --rounds 10 --payload 100B --compression",
+    );
+    run.assert_passed();
+    assert_eq!([run.received("compressed_messages"), run.received("wire_bytes")], [0, 30 * 102]);
+}
+
+#[test]
+fn echoes_may_be_compressed() {
+    let arguments = "--connections 4 --rounds 25 --payload 2KiB --compression";
+    let run = run(Behaviour::DeflateEcho, "echo", arguments);
+    run.assert_passed();
+    assert_eq!([run.count("delivered"), run.received("compressed_messages")], [100, 100]);
+    assert!(run.document["figures"]["wire_bytes_per_round_trip"].as_f64().unwrap() < 1024.0);
+}
+
+#[test]
+fn compressed_fragments_are_an_error_and_the_others_go_on() {
+    let run = run(Behaviour::DeflateFragments(20), "fanout", COMPRESSED);
+    run.assert_failed("1 × compressed_fragment");
+    assert_eq!([run.count("lost"), run.count("sent")], [35, 50]);
+}
+
+#[test]
+fn what_cannot_be_inflated_is_an_error() {
+    let run = run(Behaviour::DeflateLie(20), "fanout", COMPRESSED);
+    run.assert_failed("1 × protocol_bad_deflate");
+    assert_eq!([run.count("lost"), run.count("corrupted")], [35, 0]);
+}
+
+#[test]
+fn rsv1_where_no_message_begins_is_an_error() {
+    run(Behaviour::DeflatePing(20), "fanout", COMPRESSED).assert_failed("1 × protocol_reserved_bits");
+}
+
+#[test]
+fn compression_is_negotiated_as_offered_or_the_handshake_fails() {
+    for (behaviour, arguments, kind) in [
+        (Behaviour::Good, COMPRESSED, "handshake_invalid_compression_declined"),
+        (Behaviour::DeflateMisnegotiated, COMPRESSED, "handshake_invalid_compression_parameters"),
+        (Behaviour::Deflate, FANOUT, "handshake_invalid_extension_not_offered"),
+    ] {
+        let run = run(behaviour, "fanout", arguments);
+        run.assert_failed("only 0 of 11 connections were opened");
+        assert_eq!(run.error(kind), 11, "{}", run.text);
+    }
+    let window = format!("{COMPRESSED} --window-bits 10");
+    let run = run(Behaviour::Deflate, "fanout", &window);
+    assert_eq!(run.error("handshake_invalid_compression_parameters"), 11, "the window was not answered");
 }
 
 #[test]

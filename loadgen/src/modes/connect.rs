@@ -10,6 +10,7 @@ use crate::conductor::{self, Outcome, Plan, Stage};
 use crate::document::{Counts, Measurement};
 use crate::latency::Latency;
 use crate::links::{Links, Slot};
+use crate::received::Message;
 use crate::schedule::{Schedule, check_rate};
 use crate::settings::Settings;
 use crate::worker::{Mode, Turn};
@@ -98,7 +99,7 @@ impl Mode for Connect {
         self.oldest.push_back(slot);
     }
 
-    fn on_message(&mut self, _links: &mut Links, _slot: Slot, _payload: &[u8], _now_ns: u64) {
+    fn on_message(&mut self, _links: &mut Links, _slot: Slot, _message: Message<'_>, _now_ns: u64) {
         self.messages += 1;
     }
 

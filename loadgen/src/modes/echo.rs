@@ -7,6 +7,7 @@ use crate::frame::opcode;
 use crate::latency::Latency;
 use crate::links::{Links, Slot};
 use crate::payload::{Check, Codec, Stamp};
+use crate::received::{Message, Weight};
 use crate::settings::Settings;
 use crate::sys;
 use crate::worker::{Mode, Opening, Turn};
@@ -38,6 +39,7 @@ struct Echo {
     latency: Latency,
     sent: u64,
     delivered: u64,
+    weight: Weight,
     duplicated: u64,
     corrupted: u64,
     foreign: u64,
@@ -56,7 +58,7 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<Measurement, crate::Failur
     let run = sys::now_ns() ^ (u64::from(std::process::id()) << 40);
     let thread = |index: usize| {
         let mode = Echo {
-            codec: Codec::new(run.wrapping_add(index as u64), settings.payload),
+            codec: Codec::new(run.wrapping_add(index as u64), settings.payload, settings.filler()),
             rounds: vec![Round::default(); settings.share(index)],
             warmup: arguments.warmup as u32,
             limit: arguments.rounds.map_or(u32::MAX, |rounds| rounds as u32),
@@ -67,6 +69,7 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<Measurement, crate::Failur
             latency: Latency::new(),
             sent: 0,
             delivered: 0,
+            weight: Weight::default(),
             duplicated: 0,
             corrupted: 0,
             foreign: 0,
@@ -102,7 +105,7 @@ impl Echo {
         links.flush(slot);
     }
 
-    fn on_stamp(&mut self, links: &mut Links, slot: Slot, stamp: Stamp, now_ns: u64) {
+    fn on_stamp(&mut self, links: &mut Links, slot: Slot, stamp: Stamp, message: Message<'_>, now_ns: u64) {
         let round = &mut self.rounds[slot];
         let of_this_slot = stamp.sequence >> 32 == slot as u64;
         let number = stamp.sequence as u32;
@@ -113,6 +116,7 @@ impl Echo {
             self.waiting -= 1;
             if self.measuring {
                 self.delivered += 1;
+                self.weight.add(message);
                 self.latency.record(now_ns.saturating_sub(stamp.intended_ns));
             }
             self.begin_round(links, slot, sys::now_ns());
@@ -124,9 +128,9 @@ impl Echo {
 
 impl Mode for Echo {
     #[inline]
-    fn on_message(&mut self, links: &mut Links, slot: Slot, payload: &[u8], now_ns: u64) {
-        match self.codec.check(payload) {
-            Check::Good(stamp) => self.on_stamp(links, slot, stamp, now_ns),
+    fn on_message(&mut self, links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64) {
+        match self.codec.check(message.payload) {
+            Check::Good(stamp) => self.on_stamp(links, slot, stamp, message, now_ns),
             Check::Foreign => self.foreign += 1,
             Check::Corrupted => self.corrupted += 1,
         }
@@ -179,8 +183,11 @@ fn summarise(settings: Settings, outcome: Outcome<Echo>) -> Measurement {
         ..Counts::default()
     };
     let latency = Latency::merged(outcome.modes.iter().map(|mode| &mode.latency));
+    let weight: Weight = outcome.modes.iter().map(|mode| mode.weight).sum();
+    let received = weight.of(counts.delivered, settings.payload);
     let mut measurement = Measurement::new("echo", "round trip", settings, counts, outcome);
     measurement.per_unit(measurement.counts.delivered, "round trips");
+    measurement.received(received);
     measurement.latency("round_trip", &latency);
     measurement
 }

@@ -18,6 +18,7 @@ use crate::frame::opcode;
 use crate::latency::Latency;
 use crate::links::{Links, Slot};
 use crate::payload::{Check, Codec, Stamp};
+use crate::received::{Message, Weight};
 use crate::schedule::{Schedule, check_rate};
 use crate::sequence::{Arrival, Tracker};
 use crate::settings::Settings;
@@ -87,6 +88,8 @@ struct Fanout {
     last_subscriber: Latency,
     delivered: u64,
     publisher_delivered: u64,
+    /// Of the messages of both.
+    weight: Weight,
     arrivals: u64,
     corrupted: u64,
     foreign: u64,
@@ -142,7 +145,8 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
         live: AtomicU64::new((settings.connections + usize::from(settings.publish_url.is_none())) as u64),
         unsent: AtomicU64::new(0),
     });
-    let codec = Codec::new(sys::now_ns() ^ (u64::from(std::process::id()) << 40), settings.payload);
+    let run = sys::now_ns() ^ (u64::from(std::process::id()) << 40);
+    let codec = Codec::new(run, settings.payload, settings.filler());
     publisher.slot = settings.share(0);
     let publisher_warmup = publisher.warmup;
     let mut publisher = Some(publisher);
@@ -167,6 +171,7 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
             last_subscriber: Latency::new(),
             delivered: 0,
             publisher_delivered: 0,
+            weight: Weight::default(),
             arrivals: 0,
             corrupted: 0,
             foreign: 0,
@@ -180,9 +185,13 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
 
 impl Fanout {
     #[inline]
-    fn on_stamp(&mut self, slot: Slot, stamp: Stamp, now_ns: u64) {
+    fn on_stamp(&mut self, slot: Slot, stamp: Stamp, message: Message<'_>, now_ns: u64) {
+        let measured = stamp.sequence >= self.measured_from;
         if slot >= self.receivers {
-            self.publisher_delivered += u64::from(stamp.sequence >= self.measured_from);
+            if measured {
+                self.publisher_delivered += 1;
+                self.weight.add(message);
+            }
             return;
         }
         let sent = || self.common.sent.load(Ordering::Acquire);
@@ -195,9 +204,9 @@ impl Fanout {
             }
         }
         let latency = now_ns.saturating_sub(stamp.intended_ns);
-        let measured = stamp.sequence >= self.measured_from;
         if measured {
             self.delivered += 1;
+            self.weight.add(message);
             self.latency.record(latency);
         }
         if self.countdown.delivered(stamp.sequence, self.live)
@@ -213,10 +222,10 @@ impl Fanout {
 
 impl Mode for Fanout {
     #[inline]
-    fn on_message(&mut self, _links: &mut Links, slot: Slot, payload: &[u8], now_ns: u64) {
+    fn on_message(&mut self, _links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64) {
         self.arrivals += 1;
-        match self.codec.check(payload) {
-            Check::Good(stamp) => self.on_stamp(slot, stamp, now_ns),
+        match self.codec.check(message.payload) {
+            Check::Good(stamp) => self.on_stamp(slot, stamp, message, now_ns),
             Check::Foreign => self.foreign += 1,
             Check::Corrupted => self.corrupted += 1,
         }
@@ -349,10 +358,13 @@ fn summarise(settings: Settings, outcome: Outcome<Fanout>, common: &Common) -> M
     }
     let latency = Latency::merged(modes.iter().map(|mode| &mode.latency));
     let last_subscriber = Latency::merged(modes.iter().map(|mode| &mode.last_subscriber));
+    let weight: Weight = modes.iter().map(|mode| mode.weight).sum();
+    let received = weight.of(counts.delivered + counts.publisher_delivered, settings.payload);
     let (messages, unsent) = (counts.sent, common.unsent.load(Ordering::Relaxed));
     let publisher_gone = modes[0].publisher.as_ref().is_some_and(|publisher| !publisher.alive);
     let mut measurement = Measurement::new("fanout", "delivery", settings, counts, outcome);
     measurement.per_unit(measurement.counts.delivered + measurement.counts.publisher_delivered, "deliveries");
+    measurement.received(received);
     measurement.figure_rate("messages_per_second", messages);
     measurement.latency("delivery", &latency);
     measurement.latency("last_subscriber", &last_subscriber);

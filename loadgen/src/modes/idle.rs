@@ -6,6 +6,7 @@ use crate::arguments::IdleArguments;
 use crate::conductor::{self, Outcome, Plan, Stage};
 use crate::document::{Counts, Measurement};
 use crate::links::{Links, Slot};
+use crate::received::Message;
 use crate::settings::Settings;
 use crate::worker::{Mode, Opening, Turn};
 
@@ -42,7 +43,7 @@ pub(crate) fn run(arguments: IdleArguments) -> Result<Measurement, crate::Failur
 }
 
 impl Mode for Idle {
-    fn on_message(&mut self, _links: &mut Links, _slot: Slot, _payload: &[u8], _now_ns: u64) {
+    fn on_message(&mut self, _links: &mut Links, _slot: Slot, _message: Message<'_>, _now_ns: u64) {
         self.messages += 1;
     }
 

@@ -1,8 +1,10 @@
-//! A small relay of its own to test loadgen against, with faults to order. Blocking threads, std only.
+//! A small relay of its own to test loadgen against, with faults to order. Blocking threads.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+
+use flate2::{Compress, Compression, FlushCompress};
 
 /// What the relay does wrong; to the client that connected first, unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,38 @@ pub(crate) enum Behaviour {
     Intrude(usize),
     /// Every handshake is answered with 403.
     Refuse,
+    /// Good, with permessage-deflate for what is long enough.
+    Deflate,
+    /// Echo, compressed likewise.
+    DeflateEcho,
+    /// Like `Deflate`, but the compressed message number `.0` comes in fragments.
+    DeflateFragments(usize),
+    /// Like `Deflate`, but the payload of message number `.0` is not compressed although RSV1 says so.
+    DeflateLie(usize),
+    /// Like `Deflate`, but message number `.0` has RSV1 on a ping before it.
+    DeflatePing(usize),
+    /// The handshake's answer has a wrong parameter of permessage-deflate.
+    DeflateMisnegotiated,
 }
+
+impl Behaviour {
+    /// What accepts permessage-deflate in the answer.
+    fn accepts(self) -> &'static str {
+        match self {
+            Self::Deflate
+            | Self::DeflateEcho
+            | Self::DeflateFragments(_)
+            | Self::DeflateLie(_)
+            | Self::DeflatePing(_) => {
+                "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+            }
+            Self::DeflateMisnegotiated => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+            _ => "",
+        }
+    }
+}
+
+const COMPRESSED_FROM_BYTES: usize = 256;
 
 struct State {
     clients: Vec<TcpStream>,
@@ -63,9 +96,12 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
     if behaviour == Behaviour::Refuse {
         return stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").ok();
     }
+    let accepts = behaviour.accepts();
     assert!(head.windows(24).any(|window| window == b"dGhlIHNhbXBsZSBub25jZQ=="));
-    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{accepts}\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+    );
     {
         let mut state = state.lock().unwrap();
         stream.write_all(answer.as_bytes()).ok()?;
@@ -74,7 +110,9 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
     loop {
         let (opcode, payload) = read_frame(&mut stream)?;
         match opcode {
-            2 if behaviour == Behaviour::Echo => stream.write_all(&frame(0x82, &payload)).ok()?,
+            2 if matches!(behaviour, Behaviour::Echo | Behaviour::DeflateEcho) => {
+                stream.write_all(&message(behaviour, &payload)).ok()?;
+            }
             2 => relay(&mut state.lock().unwrap(), behaviour, payload),
             8 => return stream.write_all(&frame(0x88, &payload)).ok(),
             10 => assert_eq!(payload, b"still there?"),
@@ -86,7 +124,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
 fn relay(state: &mut State, behaviour: Behaviour, payload: Vec<u8>) {
     let number = state.messages;
     state.messages += 1;
-    let whole = frame(0x82, &payload);
+    let whole = message(behaviour, &payload);
     for (index, client) in state.clients.iter_mut().enumerate() {
         let bytes = if index == 0 {
             faulty(behaviour, number, &payload, &whole, &mut state.held)
@@ -131,9 +169,34 @@ fn faulty(
             frame(0x88, &[&1008_u16.to_be_bytes()[..], b"slow consumer"].concat())
         }
         Behaviour::Hang(at) if at == number => Vec::new(),
+        Behaviour::DeflateFragments(at) if at == number => {
+            let compressed = deflate(payload);
+            let (first, second) = compressed.split_at(compressed.len() / 2);
+            [frame(0x42, first), frame(0x80, second)].concat()
+        }
+        Behaviour::DeflateLie(at) if at == number => frame(0xC2, payload),
+        Behaviour::DeflatePing(at) if at == number => [&frame(0xC9, b""), whole].concat(),
         Behaviour::Intrude(at) if at == number => [&frame(0x81, b"hello"), whole].concat(),
         _ => whole.to_vec(),
     }
+}
+
+/// The frame of a whole message; compressed if the handshake said so and it is long enough.
+fn message(behaviour: Behaviour, payload: &[u8]) -> Vec<u8> {
+    if behaviour.accepts().is_empty() || payload.len() < COMPRESSED_FROM_BYTES {
+        frame(0x82, payload)
+    } else {
+        frame(0xC2, &deflate(payload))
+    }
+}
+
+fn deflate(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 1024);
+    Compress::new(Compression::default(), false)
+        .compress_vec(payload, &mut out, FlushCompress::Sync)
+        .unwrap();
+    out.truncate(out.len() - 4);
+    out
 }
 
 fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
