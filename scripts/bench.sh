@@ -18,7 +18,7 @@ server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
 results=bench/results
-order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 shards-1k-w1 shards-1k-w50 idle-10k"
+order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 idle-10k"
 pairs=""
 quick_run=no
 build=yes
@@ -86,7 +86,8 @@ server_command() {
     local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s --drain-window 0ms"
     case $1 in
     floor) command="taskset -c $server_cpu $binaries/floor $port" ;;
-    corecast) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;
+    corecast | corecast-plain) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;
+    corecast-executor) command="taskset -c $server_cpu $corecast --cpus $server_cpu --wait executor" ;;
     corecast-2-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 2 --oversubscribe" ;;
     corecast-2-shards-2-cpus) command="taskset -c $server_cpu,$loadgen_cpu $corecast --cores 2" ;;
     *) fail "unknown server $1" ;;
@@ -111,9 +112,10 @@ start_server() {
     return 1
 }
 
-# Runs load $2 of scenario $1 against server $3, pass $4.
+# Runs load $2 of scenario $1 against server $3, pass $4; for a server named -plain without --compression.
 run_once() {
     local scenario=$1 arguments=$2 server=$3 pass=$4
+    case $server in *-plain) arguments=${arguments// --compression/} ;; esac
     local json=$results/$scenario.$server.$pass.json text
     rm -f "$json"
     if ! start_server "$server"; then
