@@ -79,6 +79,7 @@ trap stop_server EXIT
 # Starts corecast on a free port and sets `url`.
 start_server() {
     cargo build --release --quiet
+    : >"$work/server.out" # an earlier run's URL must not be found below
     # The largest messages of the suite (9.1.6, 9.2.6) have 16 MiB.
     "$target/release/corecast" --echo --listen 127.0.0.1:0 --control off \
         --max-message-size 16MiB --send-queue 64MiB >"$work/server.out" 2>"$work/server.err" &
@@ -147,7 +148,7 @@ mode, report = sys.argv[1:]
 with open("tests/autobahn-expected.json") as file:
     expected = json.load(file)
 with open(report) as file:
-    (outcomes,) = json.load(file).values()
+    outcomes = json.load(file).get("corecast", {})  # empty if no connection could be made
 
 
 def natural(case):

@@ -38,6 +38,7 @@ smoke_failed() {
 # The release server and loadgen, as a user would run them. loadgen exits 1 on anything lost or failed.
 smoke() {
     work=$(mktemp -d)
+    : >"$work/server.out"
     "$target/release/corecast" --listen 127.0.0.1:0 --control 127.0.0.1:0 --echo --client-publish \
         --drain-window 1s >"$work/server.out" 2>"$work/server.err" &
     server=$!
