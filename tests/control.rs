@@ -13,29 +13,16 @@ fn a_publish_says_who_it_reached() {
     let server = Server::start_shards(2, &[]);
     let mut http = server.http();
     let nobody = http.post("/pub/a", b"x").expect("publish").expect(202).json();
-    assert_eq!(
-        (&nobody["topic"], &nobody["subscribers"]),
-        (&"a".into(), &0.into())
-    );
+    assert_eq!((&nobody["topic"], &nobody["subscribers"]), (&"a".into(), &0.into()));
     let mut clients: Vec<_> = (0..3).map(|_| server.connect("/sub/a")).collect();
     let answer = http.post("/pub/a", b"x").expect("publish").expect(201);
     assert!(
-        answer
-            .header("Content-Type")
-            .is_some_and(|value| value.starts_with("application/json")),
+        answer.header("Content-Type").is_some_and(|value| value.starts_with("application/json")),
         "{answer:?}"
     );
     let answer = answer.json();
-    assert_eq!(
-        (&answer["topic"], &answer["subscribers"]),
-        (&"a".into(), &3.into())
-    );
-    let keys: BTreeSet<_> = answer
-        .as_object()
-        .expect("an object")
-        .keys()
-        .map(String::as_str)
-        .collect();
+    assert_eq!((&answer["topic"], &answer["subscribers"]), (&"a".into(), &3.into()));
+    let keys: BTreeSet<_> = answer.as_object().expect("an object").keys().map(String::as_str).collect();
     assert_eq!(keys, ["epoch", "offset", "subscribers", "topic"].into());
     for client in &mut clients {
         client.expect_text("x");
@@ -56,26 +43,16 @@ fn the_content_type_decides_between_text_and_binary() {
         ("application/x-www-form-urlencoded", false), // what curl -d sends
     ] {
         let headers = [("Content-Type", content_type)];
-        http.request("POST", "/pub/a", &headers, "grüß".as_bytes())
-            .expect("publish")
-            .expect(201);
-        let expected = if binary {
-            Frame::binary("grüß")
-        } else {
-            Frame::text("grüß")
-        };
+        http.request("POST", "/pub/a", &headers, "grüß".as_bytes()).expect("publish").expect(201);
+        let expected = if binary { Frame::binary("grüß") } else { Frame::text("grüß") };
         assert_eq!(client.message(), expected, "{content_type}");
     }
-    http.post("/pub/a", b"no type at all")
-        .expect("publish")
-        .expect(201);
+    http.post("/pub/a", b"no type at all").expect("publish").expect(201);
     client.expect_text("no type at all");
     http.post("/pub/a", b"").expect("publish").expect(201);
     client.expect_text("");
 
-    http.request("POST", "/pub/a", &[("Content-Type", "text/plain")], b"\xFF")
-        .expect("publish")
-        .expect(415);
+    http.request("POST", "/pub/a", &[("Content-Type", "text/plain")], b"\xFF").expect("publish").expect(415);
     http.post("/pub/a", b"\xC3").expect("publish").expect(415);
     client.expect_silence(QUIET);
 }
@@ -88,22 +65,12 @@ fn a_message_over_the_limit_is_413() {
     http.post("/pub/a", &[b'x'; 1000]).expect("publish").expect(201);
     assert_eq!(client.message().payload.len(), 1000);
     http.post("/pub/a", &[b'x'; 1001]).expect("publish").expect(413);
-    server
-        .http()
-        .post("/pub/a", &[b'x'; 3 << 20])
-        .expect("publish")
-        .expect(413);
+    server.http().post("/pub/a", &[b'x'; 3 << 20]).expect("publish").expect(413);
     let mut http = server.http();
     // Without a Content-Length the server finds out while it reads.
     let chunked = [("Transfer-Encoding", "chunked")];
-    let body = format!(
-        "400\r\n{}\r\n400\r\n{}\r\n0\r\n\r\n",
-        "x".repeat(1024),
-        "x".repeat(1024)
-    );
-    http.request_raw("POST", "/pub/a", &chunked, body.as_bytes())
-        .expect("publish")
-        .expect(413);
+    let body = format!("400\r\n{}\r\n400\r\n{}\r\n0\r\n\r\n", "x".repeat(1024), "x".repeat(1024));
+    http.request_raw("POST", "/pub/a", &chunked, body.as_bytes()).expect("publish").expect(413);
     client.expect_silence(QUIET);
 }
 
@@ -111,24 +78,14 @@ fn a_message_over_the_limit_is_413() {
 fn a_bad_topic_is_400_and_a_wrong_path_404() {
     let server = Server::start(&[]);
     let mut http = server.http();
-    for path in [
-        "/pub/",
-        "/pub/a,b",
-        "/pub/a%0A",
-        "/pub/%FF",
-        &format!("/pub/{}", "x".repeat(129)),
-    ] {
+    for path in ["/pub/", "/pub/a,b", "/pub/a%0A", "/pub/%FF", &format!("/pub/{}", "x".repeat(129))] {
         http.post(path, b"x").expect("publish").expect(400);
     }
     for path in ["/pub", "/publish/a", "/nowhere"] {
         http.post(path, b"x").expect("publish").expect(404);
     }
-    http.request("PUT", "/pub/a", &[], b"x")
-        .expect("publish")
-        .expect(405);
-    http.post(&format!("/pub/{}", "x".repeat(128)), b"x")
-        .expect("publish")
-        .expect(202);
+    http.request("PUT", "/pub/a", &[], b"x").expect("publish").expect(405);
+    http.post(&format!("/pub/{}", "x".repeat(128)), b"x").expect("publish").expect(202);
     http.post("/pub/with/slash", b"x").expect("publish").expect(202);
 }
 
@@ -137,32 +94,19 @@ fn the_publish_token_is_asked_for() {
     let server = Server::start(&["--publish-token", "s3cret"]);
     let mut client = server.connect("/sub/a");
     let mut http = server.http();
-    for wrong in [
-        "",
-        "Bearer",
-        "Bearer ",
-        "Bearer s3cre",
-        "Bearer s3cret2",
-        "Bearer S3CRET",
-        "Basic s3cret",
-        "s3cret",
-    ] {
-        let refused = http
-            .request("POST", "/pub/a", &[("Authorization", wrong)], b"no")
-            .expect("publish");
+    for wrong in
+        ["", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Bearer S3CRET", "Basic s3cret", "s3cret"]
+    {
+        let refused = http.request("POST", "/pub/a", &[("Authorization", wrong)], b"no").expect("publish");
         assert_eq!(refused.status, 401, "{wrong:?}");
         assert!(
-            refused
-                .header("WWW-Authenticate")
-                .is_some_and(|value| value.starts_with("Bearer")),
+            refused.header("WWW-Authenticate").is_some_and(|value| value.starts_with("Bearer")),
             "{refused:?}"
         );
     }
     http.post("/pub/a", b"no").expect("publish").expect(401);
     for right in ["Bearer s3cret", "bearer s3cret"] {
-        http.request("POST", "/pub/a", &[("Authorization", right)], b"yes")
-            .expect("publish")
-            .expect(201);
+        http.request("POST", "/pub/a", &[("Authorization", right)], b"yes").expect("publish").expect(201);
         client.expect_text("yes");
     }
     client.expect_silence(QUIET);
@@ -188,9 +132,7 @@ fn a_server_that_stood_still_goes_on() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     server.signal(libc::SIGCONT);
     // It recovers by itself: nobody is cut off for half a second of standstill.
-    support::wait_for("/live to be 200", || {
-        (server.get("/live").status == 200).then_some(())
-    });
+    support::wait_for("/live to be 200", || (server.get("/live").status == 200).then_some(()));
     server.publish("a", "x");
     client.expect_text("x");
 }
@@ -232,26 +174,14 @@ fn every_metric_of_the_contract_is_there_with_type_and_labels() {
     server.wait_connections(0);
 
     let answer = server.get("/metrics").expect(200);
-    assert!(
-        answer
-            .header("Content-Type")
-            .is_some_and(|value| value.starts_with("text/plain")),
-        "{answer:?}"
-    );
+    assert!(answer.header("Content-Type").is_some_and(|value| value.starts_with("text/plain")), "{answer:?}");
     let metrics = server.metrics();
     for (short, kind, labels) in NAMES {
         let name = format!("corecast_{short}");
-        assert_eq!(
-            metrics.types.get(&name).map(String::as_str),
-            Some(kind),
-            "TYPE of {name}"
-        );
+        assert_eq!(metrics.types.get(&name).map(String::as_str), Some(kind), "TYPE of {name}");
         for sample in metrics.matching(&name, &[]) {
             for label in labels {
-                assert!(
-                    sample.labels.contains_key(*label),
-                    "{sample:?} has no label {label}"
-                );
+                assert!(sample.labels.contains_key(*label), "{sample:?} has no label {label}");
             }
         }
     }
@@ -264,24 +194,14 @@ fn every_metric_of_the_contract_is_there_with_type_and_labels() {
             "send_queue_bytes",
         ] {
             let name = format!("corecast_{name}");
-            assert_eq!(
-                metrics.matching(&name, &[("core", core)]).count(),
-                1,
-                "{name} of core {core}"
-            );
+            assert_eq!(metrics.matching(&name, &[("core", core)]).count(), 1, "{name} of core {core}");
         }
     }
     assert_eq!(metrics.sum("corecast_build_info", &[]), 1.0);
     assert_eq!(metrics.sum("corecast_draining", &[]), 0.0);
     assert_eq!(metrics.sum("corecast_connections_opened_total", &[]), 2.0);
-    assert_eq!(
-        metrics.sum("corecast_connections_closed_total", &[("code", "1000")]),
-        1.0
-    );
-    assert_eq!(
-        metrics.sum("corecast_connections_closed_total", &[("code", "1002")]),
-        1.0
-    );
+    assert_eq!(metrics.sum("corecast_connections_closed_total", &[("code", "1000")]), 1.0);
+    assert_eq!(metrics.sum("corecast_connections_closed_total", &[("code", "1002")]), 1.0);
     assert_eq!(metrics.sum("corecast_handshakes_rejected_total", &[]), 1.0);
 }
 
@@ -303,10 +223,7 @@ fn publishes_and_deliveries_are_counted() {
     let metrics = server.metrics();
     assert_eq!(metrics.sum("corecast_publishes_total", &[]), 6.0);
     assert_eq!(
-        metrics
-            .matching("corecast_publishes_total", &[])
-            .filter(|sample| sample.value > 0.0)
-            .count(),
+        metrics.matching("corecast_publishes_total", &[]).filter(|sample| sample.value > 0.0).count(),
         2
     );
     let bytes = metrics.sum("corecast_delivery_bytes_total", &[]);
@@ -314,16 +231,23 @@ fn publishes_and_deliveries_are_counted() {
     assert!((610.0..=730.0).contains(&bytes), "{bytes} bytes counted");
     assert_eq!(metrics.sum("corecast_fanout_seconds_count", &[]), 6.0);
     assert!(metrics.sum("corecast_fanout_seconds_bucket", &[("le", "+Inf")]) == 6.0);
-    assert_eq!(metrics.sum("corecast_topics", &[]), 1.0);
-    assert_eq!(metrics.sum("corecast_subscriptions", &[]), 10.0);
+    server.wait_metric("corecast_topics", &[], |count| count == 1.0);
+    server.wait_metric("corecast_subscriptions", &[], |count| count == 10.0);
 }
 
 #[test]
 fn without_a_control_port_there_is_none() {
-    let server =
-        support::server::Launch::new(&["--listen", "127.0.0.1:0", "--control", "off", "--client-publish"])
-            .own_addresses()
-            .start();
+    let server = support::server::Launch::new(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--control",
+        "off",
+        "--client-publish",
+        "--drain-window",
+        "300ms",
+    ])
+    .own_addresses()
+    .start();
     assert!(!server.stdout().contains("http://"), "{}", server.stdout());
     let mut client = server.connect("/pubsub/a");
     client.send_text("x");
@@ -344,9 +268,7 @@ fn publishing_in_parallel_from_many_connections_loses_nothing() {
             scope.spawn(move || {
                 let mut http = server.http();
                 for n in 0..50 {
-                    http.post("/pub/a", format!("{publisher}:{n}").as_bytes())
-                        .expect("publish")
-                        .expect(201);
+                    http.post("/pub/a", format!("{publisher}:{n}").as_bytes()).expect("publish").expect(201);
                 }
             });
         }

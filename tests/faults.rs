@@ -81,11 +81,7 @@ fn clients_that_vanish_in_any_state_leave_nothing_behind() {
         for (state, mut client) in half_closed {
             let start = Instant::now();
             let ended = client.drain(PATIENCE);
-            assert!(
-                ended,
-                "half-closed in state {state}, and not ended after {:?}",
-                start.elapsed()
-            );
+            assert!(ended, "half-closed in state {state}, and not ended after {:?}", start.elapsed());
         }
         server.publish("a", &format!("round {round}"));
         bystander.expect_text(&format!("round {round}"));
@@ -103,9 +99,7 @@ fn resets_in_the_middle_of_a_fanout_touch_nobody_else() {
     let mut doomed: Vec<Client> = (0..150).map(|_| server.connect("/sub/a")).collect();
     let mut http = server.http();
     for n in 0..MESSAGES {
-        http.post("/pub/a", n.to_string().as_bytes())
-            .expect("publish")
-            .expect(201);
+        http.post("/pub/a", n.to_string().as_bytes()).expect("publish").expect(201);
         let leaving = if n % 2 == 1 { doomed.pop() } else { None };
         if let Some(client) = leaving {
             client.reset(); // unread messages wait in its receive buffer
@@ -123,39 +117,28 @@ fn resets_in_the_middle_of_a_fanout_touch_nobody_else() {
 #[track_caller]
 fn expect_sequence(members: &[Member], count: usize) {
     for member in members {
-        let numbers: Vec<usize> = member
-            .messages
-            .iter()
-            .map(|message| message.text().parse().expect("a number"))
-            .collect();
+        let numbers: Vec<usize> =
+            member.messages.iter().map(|message| message.text().parse().expect("a number")).collect();
         assert_eq!(numbers, (0..count).collect::<Vec<_>>());
     }
 }
 
 #[test]
 fn at_the_limit_derived_from_descriptors_newcomers_get_503_until_others_leave() {
-    let server = Launch::new(&[])
-        .cage(Cage {
-            descriptors: Some(96),
-            ..Cage::default()
-        })
-        .start();
+    let server = Launch::new(&[]).cage(Cage { descriptors: Some(300), ..Cage::default() }).start();
     let before = server.holdings();
     for _ in 0..3 {
         let mut held = Vec::new();
         let refused = loop {
-            assert!(held.len() < 96, "more connections than descriptors");
-            match Upgrade::to("/sub/a")
-                .send(server.data)
-                .expect("neither accepted nor refused")
-            {
+            assert!(held.len() < 300, "more connections than descriptors");
+            match Upgrade::to("/sub/a").send(server.data).expect("neither accepted nor refused") {
                 (response, client) if response.status == 101 => held.push(client),
                 (response, _) => break response,
             }
         };
         assert_eq!(refused.status, 503, "{refused:?}");
         assert!(refused.header("Retry-After").is_some(), "{refused:?}");
-        assert!(held.len() >= 16, "room for {} connections only", held.len());
+        assert!(held.len() >= 64, "room for {} connections only", held.len());
         // There is still room for the control port: that is what the derived limit leaves.
         server.publish("a", "full house");
         for client in &mut held {
@@ -187,17 +170,12 @@ fn without_descriptors_the_others_are_served_and_newcomers_wait_or_are_refused()
     let cpu_before = server.cpu_time();
     let start = Instant::now();
     for n in 1..40 {
-        http.post("/pub/a", n.to_string().as_bytes())
-            .expect("publish")
-            .expect(201);
+        http.post("/pub/a", n.to_string().as_bytes()).expect("publish").expect(201);
         stable.read_messages(n + 1);
         thread::sleep(Duration::from_millis(25));
     }
     let busy = (server.cpu_time() - cpu_before).as_secs_f64() / start.elapsed().as_secs_f64();
-    assert!(
-        busy < 0.6,
-        "the server spins without descriptors: {busy:.2} of a core"
-    );
+    assert!(busy < 0.6, "the server spins without descriptors: {busy:.2} of a core");
     expect_sequence(&stable.members, 40);
 
     // Half of the newcomers give up; with the limit lifted, the others are answered or were refused before.
@@ -207,10 +185,7 @@ fn without_descriptors_the_others_are_served_and_newcomers_wait_or_are_refused()
         match client.read_response() {
             Ok(response) => assert!(matches!(response.status, 101 | 503), "{response:?}"),
             Err(error) => assert!(
-                !matches!(
-                    error.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ),
+                !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
                 "a newcomer was forgotten"
             ),
         }
@@ -247,16 +222,11 @@ fn a_thousand_connects_a_second_do_not_disturb_a_fanout() {
         let mut http = server.http();
         let mut published = 0;
         while !over.load(Ordering::Relaxed) {
-            http.post("/pub/feed", published.to_string().as_bytes())
-                .expect("publish")
-                .expect(201);
+            http.post("/pub/feed", published.to_string().as_bytes()).expect("publish").expect(201);
             published += 1;
             stable.pump(Duration::from_millis(5));
         }
-        println!(
-            "{CONNECTS} connects in {:?}",
-            churn.join().expect("the churn panicked")
-        );
+        println!("{CONNECTS} connects in {:?}", churn.join().expect("the churn panicked"));
         published
     });
     stable.read_messages(published);
@@ -267,16 +237,22 @@ fn a_thousand_connects_a_second_do_not_disturb_a_fanout() {
     let metrics = server.metrics();
     let opened = metrics.sum("corecast_connections_opened_total", &[]);
     let closed = metrics.sum("corecast_connections_closed_total", &[]);
-    assert_eq!(
-        opened, closed,
-        "every connection that was opened is counted as closed"
-    );
+    assert_eq!(opened, closed, "every connection that was opened is counted as closed");
 }
 
 #[test]
 fn shards_that_share_their_cpus_with_busy_threads_never_stall() {
-    // Four shards and two busy threads per CPU; glommio's lost wake-ups showed as stalls of 20 s here.
-    let server = Server::start_shards(4, &[]);
+    starve("auto");
+}
+
+#[test]
+fn starved_shards_that_wait_in_their_executor_never_stall_either() {
+    starve("executor"); // glommio's lost wake-ups showed as stalls of 20 s
+}
+
+/// Four shards beside two busy threads per CPU: no delivery may take long.
+fn starve(wait: &str) {
+    let server = Server::start_shards(4, &["--wait", wait]);
     let mut swarm = Swarm::connect(server.data, "/sub/a", 40);
     let mut http = server.http();
     let over = AtomicBool::new(false);
@@ -296,11 +272,9 @@ fn shards_that_share_their_cpus_with_busy_threads_never_stall() {
         let stop_at_the_end = StopAtDrop(&over);
         let start = Instant::now();
         let mut published = 0;
-        while start.elapsed() < Duration::from_secs(8) {
+        while start.elapsed() < Duration::from_secs(6) {
             let sent = Instant::now();
-            http.post("/pub/a", published.to_string().as_bytes())
-                .expect("publish")
-                .expect(201);
+            http.post("/pub/a", published.to_string().as_bytes()).expect("publish").expect(201);
             published += 1;
             swarm.read_messages(published);
             longest = longest.max(sent.elapsed());
@@ -331,6 +305,7 @@ fn freeze_a_shard(server: &Server) -> Option<Frozen> {
     match Frozen::stop(thread) {
         Ok(frozen) => Some(frozen),
         Err(error) => {
+            assert!(std::env::var_os("CORECAST_TESTS_REQUIRE_ALL").is_none(), "cannot trace here: {error}");
             println!("skipped: cannot stop a single thread here ({error})");
             None
         }
@@ -350,9 +325,7 @@ fn a_shard_that_stands_still_is_told_by_live_and_loses_nothing() {
         (live.status == 503 && !live.body.is_empty()).then_some(())
     });
     drop(frozen);
-    wait_for("/live to be well again", || {
-        (server.get("/live").status == 200).then_some(())
-    });
+    wait_for("/live to be well again", || (server.get("/live").status == 200).then_some(()));
     server.publish("a", "awake again");
     swarm.read_messages(1);
     server.wait_metric("corecast_loop_stall_seconds_total", &[], |seconds| seconds > 1.0);
@@ -374,25 +347,20 @@ fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
             let mut http = server.http();
             http.limit = Duration::from_millis(500);
             let answer = http.post(&format!("/pub/{topic}"), format!("{topic} 0").as_bytes());
-            answer
-                .is_ok_and(|answer| answer.status == 201)
-                .then_some((topic, http))
+            answer.is_ok_and(|answer| answer.status == 201).then_some((topic, http))
         })
         .expect("no topic is owned by the shard that runs");
     http.limit = PATIENCE;
 
     let mut accepted = vec![format!("{topic} 0")];
     let start = Instant::now();
+    // Large messages meet the bound on bytes, after a fifth of the publishes that the bound on messages takes.
+    let padding = " ".repeat(16 * 1024);
     let refused = loop {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{} publishes, and none was ever refused",
-            accepted.len()
-        );
+        assert!(start.elapsed() < PATIENCE, "{} publishes, and none was ever refused", accepted.len());
         let text = format!("{topic} {}", accepted.len());
-        let answer = http
-            .post(&format!("/pub/{topic}"), text.as_bytes())
-            .expect("publish");
+        let answer =
+            http.post(&format!("/pub/{topic}"), format!("{text}{padding}").as_bytes()).expect("publish");
         match answer.status {
             201 => accepted.push(text),
             _ => break answer,
@@ -408,32 +376,20 @@ fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
 
     let prefix = format!("{topic} ");
     let of_topic = |member: &Member| -> Vec<String> {
-        let texts = member.messages.iter().map(|message| message.text().to_owned());
+        let texts = member.messages.iter().map(|message| message.text().trim_end().to_owned());
         texts.filter(|text| text.starts_with(&prefix)).collect()
     };
     let end = format!("{topic} end");
     wait_for("publishes to be accepted again", || {
-        let answer = server
-            .http()
-            .post(&format!("/pub/{topic}"), end.as_bytes())
-            .ok()?;
+        let answer = server.http().post(&format!("/pub/{topic}"), end.as_bytes()).ok()?;
         (answer.status == 201).then_some(())
     });
     swarm.read_until("the end of the topic", |members| {
-        members
-            .iter()
-            .all(|member| member.messages.iter().any(|message| message.text() == end))
+        members.iter().all(|member| member.messages.iter().any(|message| message.text() == end))
     });
     accepted.push(end);
     for member in &swarm.members {
-        assert_eq!(
-            of_topic(member),
-            accepted,
-            "what was accepted is not what arrived"
-        );
+        assert_eq!(of_topic(member), accepted, "what was accepted is not what arrived");
     }
-    assert!(
-        server.metrics().sum("corecast_ring_full_total", &[]) > 0.0,
-        "a full ring was not counted"
-    );
+    assert!(server.metrics().sum("corecast_ring_full_total", &[]) > 0.0, "a full ring was not counted");
 }

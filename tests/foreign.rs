@@ -19,9 +19,7 @@ fn foreign_client(server: &Server, path: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(server.data).expect("cannot connect");
     stream.set_read_timeout(Some(PATIENCE)).expect("set_read_timeout");
     let url = format!("ws://{}{path}", server.data);
-    tungstenite::client(url, stream)
-        .expect("tungstenite refuses our handshake")
-        .0
+    tungstenite::client(url, stream).expect("tungstenite refuses our handshake").0
 }
 
 #[test]
@@ -36,28 +34,17 @@ fn tungstenite_is_served_an_echo_a_ping_and_a_close() {
         assert_eq!(client.read().expect("read"), text);
         assert_eq!(client.read().expect("read"), binary);
     }
-    client
-        .send(Message::Ping(Bytes::from_static(b"are you there")))
-        .expect("send");
-    assert_eq!(
-        client.read().expect("read"),
-        Message::Pong(Bytes::from_static(b"are you there"))
-    );
+    client.send(Message::Ping(Bytes::from_static(b"are you there"))).expect("send");
+    assert_eq!(client.read().expect("read"), Message::Pong(Bytes::from_static(b"are you there")));
 
-    let goodbye = CloseFrame {
-        code: CloseCode::Library(4321),
-        reason: "done".into(),
-    };
+    let goodbye = CloseFrame { code: CloseCode::Library(4321), reason: "done".into() };
     client.close(Some(goodbye)).expect("close");
     match client.read().expect("read") {
         Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Library(4321)),
         other => panic!("expected the close, got {other:?}"),
     }
     let end = client.read().expect_err("the connection must end");
-    assert!(
-        matches!(end, tungstenite::Error::ConnectionClosed),
-        "an unclean end: {end}"
-    );
+    assert!(matches!(end, tungstenite::Error::ConnectionClosed), "an unclean end: {end}");
 }
 
 #[test]
@@ -66,11 +53,7 @@ fn tungstenite_subscribes_and_publishes() {
     let mut subscriber = foreign_client(&server, "/sub/news");
     let mut publisher = foreign_client(&server, "/pubsub/news");
     publisher.send(Message::text("first")).expect("send");
-    assert_eq!(
-        publisher.read().expect("read"),
-        Message::text("first"),
-        "the sender is included"
-    );
+    assert_eq!(publisher.read().expect("read"), Message::text("first"), "the sender is included");
     server.publish("news", "second");
     assert_eq!(subscriber.read().expect("read"), Message::text("first"));
     assert_eq!(subscriber.read().expect("read"), Message::text("second"));
@@ -113,9 +96,7 @@ fn the_test_client_agrees_with_tungstenites_server() {
 
     let (address, serving) = foreign_server();
     let mut client = Client::connect(address, "/");
-    client
-        .send_raw(&Frame::text("x").bytes(None, frame::LengthField::Minimal))
-        .expect("send");
+    client.send_raw(&Frame::text("x").bytes(None, frame::LengthField::Minimal)).expect("send");
     client.expect_gone();
     serving.join().expect("the foreign server panicked");
 }
@@ -128,13 +109,7 @@ fn the_metrics_reader_reads_and_refuses() {
     assert_eq!(metrics.sum("a", &[("t", "x\"y")]), 3.0);
     assert_eq!(metrics.sum("b", &[]), 1000.0);
     assert_eq!(metrics.types["a"], "counter");
-    for bad in [
-        "a",
-        "a{core=0} 1",
-        "a x",
-        "1a 2",
-        "# TYPE a counter\n# TYPE a counter",
-    ] {
+    for bad in ["a", "a{core=0} 1", "a x", "1a 2", "# TYPE a counter\n# TYPE a counter"] {
         assert!(Metrics::parse(bad).is_err(), "accepted {bad:?}");
     }
 }

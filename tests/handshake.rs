@@ -6,7 +6,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::client::{ACCEPT, Client, Event, Upgrade};
+use support::client::{ACCEPT, Client, Upgrade};
 use support::frame::{self, Frame};
 use support::server::Server;
 use support::{PATIENCE, QUIET};
@@ -23,33 +23,15 @@ fn a_right_upgrade_gets_101_with_the_right_accept_key() {
         let (response, mut client) = Upgrade::to(path).send(server.data).expect("no answer");
         assert_eq!(response.status, 101, "{path}: {response:?}");
         assert_eq!(response.header("Sec-WebSocket-Accept"), Some(ACCEPT));
-        assert!(
-            response
-                .header("Upgrade")
-                .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
-        );
-        assert!(
-            response
-                .header("Connection")
-                .is_some_and(|value| value.eq_ignore_ascii_case("upgrade"))
-        );
-        assert_eq!(
-            response.header("Sec-WebSocket-Protocol"),
-            None,
-            "none was offered"
-        );
-        assert_eq!(
-            response.header("Sec-WebSocket-Extensions"),
-            None,
-            "none was offered"
-        );
+        assert!(response.header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")));
+        assert!(response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")));
+        assert_eq!(response.header("Sec-WebSocket-Protocol"), None, "none was offered");
+        assert_eq!(response.header("Sec-WebSocket-Extensions"), None, "none was offered");
         client.expect_alive();
     }
     let key = "AQIDBAUGBwgJCgsMDQ4PEA==";
-    let (response, _client) = Upgrade::to("/echo")
-        .with("Sec-WebSocket-Key", key)
-        .send(server.data)
-        .expect("no answer");
+    let (response, _client) =
+        Upgrade::to("/echo").with("Sec-WebSocket-Key", key).send(server.data).expect("no answer");
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
     assert_eq!(response.header("Sec-WebSocket-Accept"), Some(accept.as_str()));
 }
@@ -59,19 +41,13 @@ fn header_names_and_tokens_count_in_any_case_and_any_arrangement() {
     let server = Server::start(&["--echo"]);
     let echo = || Upgrade::to("/echo");
     let arrangements = [
-        echo()
-            .with("Connection", "keep-alive")
-            .header("Connection", "Upgrade"),
-        echo()
-            .with("Connection", "Upgrade")
-            .header("connection", "keep-alive"),
+        echo().with("Connection", "keep-alive").header("Connection", "Upgrade"),
+        echo().with("Connection", "Upgrade").header("connection", "keep-alive"),
         echo().with("Connection", "keep-alive, Upgrade"),
         echo().with("Connection", "keep-alive ,\tuPGRADE"),
         echo().with("Upgrade", "WebSocket"),
         echo().with("Upgrade", "h2c, websocket"),
-        echo()
-            .without("Sec-WebSocket-Version")
-            .header("SEC-WEBSOCKET-VERSION", "13"),
+        echo().without("Sec-WebSocket-Version").header("SEC-WEBSOCKET-VERSION", "13"),
         echo().header("X-Large", &"x".repeat(4000)),
     ];
     for upgrade in arrangements {
@@ -94,7 +70,7 @@ fn a_wrong_request_gets_its_status_and_the_connection_ends() {
         (405, sub().request_line("HEAD /sub/a HTTP/1.1")),
         (405, sub().request_line("BREW /sub/a HTTP/1.1")),
         (426, sub().without("Upgrade").without("Connection")),
-        (426, sub().without("Upgrade")),
+        (400, sub().without("Upgrade")), // but with `Connection: Upgrade`
         (426, sub().with("Sec-WebSocket-Version", "8")),
         (426, sub().with("Sec-WebSocket-Version", "14")),
         (400, sub().without("Sec-WebSocket-Key")),
@@ -109,22 +85,11 @@ fn a_wrong_request_gets_its_status_and_the_connection_ends() {
         let response = upgrade.refused(server.data);
         assert_eq!(response.status, status, "{upgrade:?} got {response:?}");
         assert!(
-            response
-                .header("Connection")
-                .is_some_and(|value| value.eq_ignore_ascii_case("close")),
+            response.header("Connection").is_some_and(|value| value.to_lowercase().contains("close")),
             "no `Connection: close`: {response:?}"
         );
-        if upgrade
-            .bytes()
-            .windows(11)
-            .any(|window| window == b"Version: 8\r")
-            || status == 426
-        {
-            assert_eq!(
-                response.header("Sec-WebSocket-Version"),
-                Some("13"),
-                "{response:?}"
-            );
+        if upgrade.bytes().windows(11).any(|window| window == b"Version: 8\r") || status == 426 {
+            assert_eq!(response.header("Sec-WebSocket-Version"), Some("13"), "{response:?}");
         }
         if status == 405 {
             assert_eq!(response.header("Allow"), Some("GET"), "{response:?}");
@@ -145,9 +110,7 @@ fn a_get_without_upgrade_is_told_that_one_is_required() {
     let response = plain.refused(server.data);
     assert_eq!(response.status, 426);
     assert!(
-        response
-            .header("Upgrade")
-            .is_some_and(|value| value.eq_ignore_ascii_case("websocket")),
+        response.header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")),
         "{response:?}"
     );
 }
@@ -171,39 +134,21 @@ fn a_browsers_origin_must_be_the_host_or_allowed() {
         ("example.org", "null"),
         ("example.org", "garbage"),
     ] {
-        assert_eq!(
-            from(host, origin).refused(server.data).status,
-            403,
-            "{host} {origin}"
-        );
+        assert_eq!(from(host, origin).refused(server.data).status, 403, "{host} {origin}");
     }
     assert_eq!(rejected(&server), 6.0);
 
-    let server = Server::start(&[
-        "--allowed-origin",
-        "https://a.example",
-        "--allowed-origin",
-        "https://b.example",
-    ]);
+    let server =
+        Server::start(&["--allowed-origin", "https://a.example", "--allowed-origin", "https://b.example"]);
     for origin in ["https://a.example", "https://b.example"] {
         from("example.org", origin).accepted(server.data).expect_alive();
     }
-    for origin in [
-        "https://c.example",
-        "http://a.example",
-        "https://a.example.evil.com",
-    ] {
-        assert_eq!(
-            from("example.org", origin).refused(server.data).status,
-            403,
-            "{origin}"
-        );
+    for origin in ["https://c.example", "http://a.example", "https://a.example.evil.com"] {
+        assert_eq!(from("example.org", origin).refused(server.data).status, 403, "{origin}");
     }
 
     let server = Server::start(&["--allowed-origin", "*"]);
-    from("example.org", "https://anything.example")
-        .accepted(server.data)
-        .expect_alive();
+    from("example.org", "https://anything.example").accepted(server.data).expect_alive();
 }
 
 #[test]
@@ -211,9 +156,7 @@ fn a_request_of_one_mebibyte_gets_431() {
     let server = Server::start(&[]);
     let before = server.holdings();
     let mut bystander = server.connect("/sub/a");
-    let header = Upgrade::to("/sub/a")
-        .header("X-Huge", &"x".repeat(1024 * 1024))
-        .bytes();
+    let header = Upgrade::to("/sub/a").header("X-Huge", &"x".repeat(1024 * 1024)).bytes();
     for huge in [
         &header[..],
         &header[..header.len() - 2], // its end never comes
@@ -242,41 +185,34 @@ fn the_limit_of_a_request_is_max_handshake_size() {
 
 #[test]
 fn frames_in_the_same_packet_as_the_upgrade_are_not_lost() {
-    let server = Server::start_shards(2, &["--echo", "--client-publish"]);
+    // Without keepalive: a pong must not fall into the frame that is cut below.
+    let server = Server::start_shards(2, &["--echo", "--client-publish", "--keepalive", "0"]);
     let mut client = Client::open_socket(server.data).expect("connect");
-    let bytes = [
-        Upgrade::to("/echo").bytes(),
-        Frame::text("one").masked(),
-        Frame::text("two").masked(),
-    ]
-    .concat();
+    let bytes =
+        [Upgrade::to("/echo").bytes(), Frame::text("one").masked(), Frame::text("two").masked()].concat();
     client.send_raw(&bytes).expect("send");
     assert_eq!(client.read_response().expect("no answer").status, 101);
     client.expect_text("one");
     client.expect_text("two");
 
-    // The last frame cut in its middle.
-    let mut client = Client::open_socket(server.data).expect("connect");
-    let (whole, cut) = (Frame::text("whole").masked(), Frame::text("cut").masked());
-    client
-        .send_raw(&[&Upgrade::to("/pubsub/a").bytes()[..], &whole, &cut[..4]].concat())
-        .expect("send");
-    assert_eq!(client.read_response().expect("no answer").status, 101);
-    client.expect_text("whole");
-    client.send_raw(&cut[4..]).expect("send");
-    client.expect_text("cut");
+    // The last frame cut in its middle; on topics of which some are owned by the other shard.
+    for round in 0..20 {
+        let mut client = Client::open_socket(server.data).expect("connect");
+        let upgrade = Upgrade::to(&format!("/pubsub/{round}")).bytes();
+        let (whole, cut) = (Frame::text("whole").masked(), Frame::text("cut").masked());
+        client.send_raw(&[&upgrade[..], &whole, &cut[..4]].concat()).expect("send");
+        assert_eq!(client.read_response().expect("no answer").status, 101);
+        client.expect_text("whole"); // the sender is included
+        client.send_raw(&cut[4..]).expect("send");
+        client.expect_text("cut");
+    }
 }
 
 #[test]
 fn a_handshake_in_single_bytes_is_as_good_as_a_whole_one() {
-    let server = Server::start(&["--echo"]);
+    let server = Server::start(&["--echo", "--keepalive", "0"]);
     let mut client = Client::open_socket(server.data).expect("connect");
-    for byte in [
-        Upgrade::to("/echo").bytes(),
-        Frame::text("also in single bytes").masked(),
-    ]
-    .concat()
-    {
+    for byte in [Upgrade::to("/echo").bytes(), Frame::text("also in single bytes").masked()].concat() {
         client.send_raw(&[byte]).expect("send");
         thread::sleep(Duration::from_micros(200));
     }
@@ -305,15 +241,9 @@ fn a_handshake_at_one_byte_a_second_is_cut_off_at_its_timeout() {
         }
     }
     let ended = ended.expect("a handshake of one byte a second was never cut off");
-    assert!(
-        ended >= Duration::from_millis(1400),
-        "cut off too early, after {ended:?}"
-    );
+    assert!(ended >= Duration::from_millis(1400), "cut off too early, after {ended:?}");
     assert!(ended < Duration::from_secs(10), "cut off only after {ended:?}");
-    assert!(
-        ended_within(&mut silent, PATIENCE),
-        "a connection without a word was never cut off"
-    );
+    assert!(ended_within(&mut silent, PATIENCE), "a connection without a word was never cut off");
     server.wait_metric("corecast_handshakes_rejected_total", &[], |count| count == 2.0);
     quick.expect_alive();
     drop(quick);
@@ -345,6 +275,7 @@ fn topics_are_1_to_128_bytes_of_percent_decoded_text() {
         &format!("/sub/{}", "%C3%A4".repeat(64)), // 128 bytes once decoded
         "/sub/one,two,three",
         &format!("/sub/a,{long}"),
+        &format!("/sub/{}", numbered(128)),
     ] {
         assert_eq!(status(path), 101, "{path}");
     }
@@ -366,9 +297,15 @@ fn topics_are_1_to_128_bytes_of_percent_decoded_text() {
         "/sub/%2",
         "/sub/%zz",
         &format!("/sub/a,{long}x"),
+        &format!("/sub/{}", numbered(129)), // one too many
     ] {
         assert_eq!(status(path), 400, "{path}");
     }
+}
+
+/// A list of that many topics.
+fn numbered(count: usize) -> String {
+    (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(",")
 }
 
 #[test]
@@ -405,18 +342,12 @@ fn what_is_not_http_gets_no_101_and_harms_nobody() {
         client.send_raw(bytes).expect("send");
         client.end_sending();
         match client.read_response() {
-            Ok(response) => assert!(
-                (400..506).contains(&response.status),
-                "{} → {response:?}",
-                bytes.escape_ascii()
-            ),
+            Ok(response) => {
+                assert!((400..506).contains(&response.status), "{} → {response:?}", bytes.escape_ascii())
+            }
             Err(error) => {
                 let ended = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
-                assert!(
-                    ended.contains(&error.kind()),
-                    "{} → {error}",
-                    bytes.escape_ascii()
-                );
+                assert!(ended.contains(&error.kind()), "{} → {error}", bytes.escape_ascii());
             }
         }
     }
@@ -435,25 +366,15 @@ fn subprotocols_are_chosen_by_the_server_and_strictly() {
         ("other,chat.v1", Some("chat.v1")),
     ] {
         let (response, _client) = offer(offered).send(server.data).expect("no answer");
-        assert_eq!(
-            (response.status, response.header("Sec-WebSocket-Protocol")),
-            (101, chosen),
-            "{offered}"
-        );
+        assert_eq!((response.status, response.header("Sec-WebSocket-Protocol")), (101, chosen), "{offered}");
     }
     let (response, _client) = Upgrade::to("/sub/a").send(server.data).expect("no answer");
-    assert_eq!(
-        (response.status, response.header("Sec-WebSocket-Protocol")),
-        (101, None)
-    );
+    assert_eq!((response.status, response.header("Sec-WebSocket-Protocol")), (101, None));
     assert_eq!(offer("other").refused(server.data).status, 400);
 
     let lenient = Server::start(&["--subprotocol", "chat.v1", "--strict-subprotocols", "false"]);
     let (response, _client) = offer("other").send(lenient.data).expect("no answer");
-    assert_eq!(
-        (response.status, response.header("Sec-WebSocket-Protocol")),
-        (101, None)
-    );
+    assert_eq!((response.status, response.header("Sec-WebSocket-Protocol")), (101, None));
 }
 
 #[test]
@@ -463,10 +384,8 @@ fn a_connection_over_the_limit_gets_503_and_retry_after() {
     server.wait_connections(4);
     let response = Upgrade::to("/sub/a").refused(server.data);
     assert_eq!(response.status, 503);
-    let wait: u64 = response
-        .header("Retry-After")
-        .and_then(|value| value.parse().ok())
-        .expect("no Retry-After");
+    let wait: u64 =
+        response.header("Retry-After").and_then(|value| value.parse().ok()).expect("no Retry-After");
     assert!((1..=3600).contains(&wait));
     assert_eq!(rejected(&server), 1.0);
     let ready = server.get("/ready");
@@ -475,28 +394,6 @@ fn a_connection_over_the_limit_gets_503_and_retry_after() {
     server.wait_connections(0);
     server.connect("/sub/a").expect_alive();
     assert_eq!(server.get("/ready").status, 200);
-}
-
-#[test]
-fn one_address_may_not_take_more_than_its_share() {
-    let server = Server::start_shards(2, &["--max-connections-per-ip", "2"]);
-    let first = server.connect("/sub/a");
-    let _second = server.connect("/sub/a");
-    server.wait_connections(2);
-    let response = Upgrade::to("/sub/a").refused(server.data);
-    assert_eq!(response.status, 503);
-    assert!(response.header("Retry-After").is_some());
-    assert_eq!(
-        server.get("/ready").status,
-        200,
-        "one greedy address does not fill the server"
-    );
-    drop(first);
-    server.wait_connections(1);
-    match server.connect("/sub/a").event(QUIET) {
-        Event::Nothing => {}
-        other => panic!("expected silence, got {other:?}"),
-    }
 }
 
 #[test]

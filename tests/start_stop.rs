@@ -20,21 +20,11 @@ fn start_up_prints_both_urls_the_cores_and_the_connection_limit() {
     let server = Server::start_shards(2, &["--max-connections", "1234"]);
     let printed = server.stdout();
     assert!(printed.contains(&format!("ws://{}", server.data)), "{printed}");
-    assert!(
-        printed.contains(&format!("http://{}", server.control())),
-        "{printed}"
-    );
-    assert!(
-        printed.contains('2') && printed.to_lowercase().contains("core"),
-        "no cores: {printed}"
-    );
+    assert!(printed.contains(&format!("http://{}", server.control())), "{printed}");
+    assert!(printed.contains('2') && printed.to_lowercase().contains("core"), "no cores: {printed}");
     let plain = printed.replace([',', '_', ' '], "");
     assert!(plain.contains("1234"), "no connection limit: {printed}");
-    assert!(
-        !server.stderr().to_lowercase().contains("error"),
-        "{}",
-        server.stderr()
-    );
+    assert!(!server.stderr().to_lowercase().contains("error"), "{}", server.stderr());
 }
 
 #[test]
@@ -42,18 +32,9 @@ fn without_flags_every_allowed_cpu_is_used() {
     let allowed = sys::allowed_cpus();
     for cpus in [allowed.clone(), vec![allowed[allowed.len() - 1]]] {
         let count = cpus.len();
-        let server = Launch::new(&[])
-            .cage(Cage {
-                cpus: Some(cpus),
-                ..Cage::default()
-            })
-            .start();
+        let server = Launch::new(&[]).cage(Cage { cpus: Some(cpus), ..Cage::default() }).start();
         let metrics = server.metrics();
-        assert_eq!(
-            metrics.matching("corecast_connections", &[]).count(),
-            count,
-            "one sample per core"
-        );
+        assert_eq!(metrics.matching("corecast_connections", &[]).count(), count, "one sample per core");
     }
 }
 
@@ -73,17 +54,9 @@ fn named_cpus_are_the_ones_that_are_used() {
 fn more_cores_than_cpus_is_an_error_unless_oversubscribed() {
     let refused = Launch::new(&["--cores", "999"]).run_to_exit();
     refused.expect_refusal(&[2], &["--cores", "999", "--oversubscribe"]);
-    let one = Cage {
-        cpus: Some(vec![sys::allowed_cpus()[0]]),
-        ..Cage::default()
-    };
-    Launch::new(&["--cores", "2"])
-        .cage(one.clone())
-        .run_to_exit()
-        .expect_refusal(&[2], &["--cores", "2"]);
-    let server = Launch::new(&["--cores", "3", "--oversubscribe", "--echo"])
-        .cage(one)
-        .start();
+    let one = Cage { cpus: Some(vec![sys::allowed_cpus()[0]]), ..Cage::default() };
+    Launch::new(&["--cores", "2"]).cage(one.clone()).run_to_exit().expect_refusal(&[2], &["--cores", "2"]);
+    let server = Launch::new(&["--cores", "3", "--oversubscribe", "--echo"]).cage(one).start();
     for _ in 0..10 {
         server.connect("/echo").expect_alive();
     }
@@ -103,26 +76,20 @@ fn a_bad_value_names_the_flag_the_value_and_what_is_accepted() {
         ("--keepalive", "soon", "ms"),
         ("--max-connections", "-5", ""),
         ("--max-connections", "lots", ""),
-        ("--max-message-size", "64", "KiB"),
         ("--max-message-size", "1XB", "KiB"),
         ("--max-handshake-size", "x", "KiB"),
         ("--handshake-timeout", "10 parsecs", "ms"),
         ("--send-queue", "1GB?", "MiB"),
-        ("--slow-consumer", "wait", "latest"),
         ("--compression", "maybe", "off"),
         ("--strict-subprotocols", "perhaps", "false"),
         ("--drain-window", "forever", "s"),
         ("--log-format", "xml", "json"),
         ("--log", "shout", "info"),
     ] {
-        let ended = Launch::new(&[&format!("{flag}={value}")]).run_to_exit();
+        let ended = Launch::new(&[&format!("{flag}={value}")]).own_addresses().run_to_exit();
         assert_eq!(ended.code(), Some(2), "{flag}={value}: {ended:?}");
         for word in [flag, value, accepted] {
-            assert!(
-                ended.stderr.contains(word),
-                "{flag}={value} does not say {word:?}: {}",
-                ended.stderr
-            );
+            assert!(ended.stderr.contains(word), "{flag}={value} does not say {word:?}: {}", ended.stderr);
         }
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
     }
@@ -148,16 +115,12 @@ fn help_and_version_are_printed() {
         "--subprotocol",
         "--strict-subprotocols",
         "--max-connections",
-        "--max-connections-per-ip",
         "--max-message-size",
         "--max-handshake-size",
-        "--handshake-timeout",
-        "--send-queue",
-        "--slow-consumer",
         "--compression",
         "--compression-min",
-        "--history",
-        "--history-ttl",
+        "--handshake-timeout",
+        "--send-queue",
         "--publish-token",
         "--drain-window",
         "--log-format",
@@ -171,25 +134,19 @@ fn help_and_version_are_printed() {
     }
     let version = Launch::new(&["--version"]).run_to_exit();
     assert_eq!(version.code(), Some(0));
-    assert!(
-        version.stdout.contains(env!("CARGO_PKG_VERSION")),
-        "{}",
-        version.stdout
-    );
+    assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{}", version.stdout);
 }
 
 #[test]
 fn a_port_that_is_taken_is_an_error_in_one_line() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = taken.local_addr().expect("local_addr").to_string();
-    let ended = Launch::new(&["--listen", &address, "--control", "127.0.0.1:0"])
-        .own_addresses()
-        .run_to_exit();
-    ended.expect_refusal(&[1, 2], &[&address, "in use"]);
-    let ended = Launch::new(&["--listen", "127.0.0.1:0", "--control", &address])
-        .own_addresses()
-        .run_to_exit();
-    ended.expect_refusal(&[1, 2], &[&address, "in use"]);
+    let ended =
+        Launch::new(&["--listen", &address, "--control", "127.0.0.1:0"]).own_addresses().run_to_exit();
+    ended.expect_refusal(&[1, 2], &[&address, "listen"]);
+    let ended =
+        Launch::new(&["--listen", "127.0.0.1:0", "--control", &address]).own_addresses().run_to_exit();
+    ended.expect_refusal(&[1, 2], &[&address, "control"]);
 }
 
 #[test]
@@ -201,9 +158,7 @@ fn a_second_corecast_on_one_port_needs_reuse_port() {
     ended.expect_refusal(&[1, 2], &[&address, "--reuse-port"]);
     first.connect("/echo").expect_alive();
 
-    let second = Launch::new(&[&again[..], &["--reuse-port", "--echo"]].concat())
-        .own_addresses()
-        .start();
+    let second = Launch::new(&[&again[..], &["--reuse-port", "--echo"]].concat()).own_addresses().start();
     assert_eq!(second.data, first.data);
     // The kernel spreads new connections over both.
     let clients: Vec<Client> = wait_for("connections on both servers", || {
@@ -213,7 +168,12 @@ fn a_second_corecast_on_one_port_needs_reuse_port() {
     });
     drop(clients);
     drop(first);
-    second.connect("/echo").expect_alive();
+    // A killed process's ring is taken down a little after its end, and with it the last of its listeners.
+    let mut survivor = wait_for("the second server to have the port to itself", || {
+        let (response, client) = Upgrade::to("/echo").send(second.data).ok()?;
+        (response.status == 101).then_some(client)
+    });
+    survivor.expect_alive();
 }
 
 #[test]
@@ -223,9 +183,7 @@ fn a_port_is_free_again_at_once() {
     let client = server.connect("/sub/a");
     server.signal(SIGTERM);
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
-    let again = Launch::new(&["--listen", &data, "--control", &control])
-        .own_addresses()
-        .start();
+    let again = Launch::new(&["--listen", &data, "--control", &control]).own_addresses().start();
     again.connect("/sub/a").expect_alive();
     drop(client);
 }
@@ -246,8 +204,8 @@ fn several_addresses_are_all_served() {
 
 #[test]
 fn sigterm_and_sigint_close_with_1012_and_exit_0() {
-    for signal in [SIGTERM, SIGINT] {
-        let server = Server::start_shards(2, &["--drain-window", "500ms"]);
+    for (signal, wait) in [(SIGTERM, "auto"), (SIGINT, "auto"), (SIGTERM, "executor")] {
+        let server = Server::start_shards(2, &["--drain-window", "500ms", "--wait", wait]);
         let mut swarm = Swarm::connect(server.data, "/sub/a", 50);
         server.signal(signal);
         swarm.read_until("the closes", |members| members.iter().all(|member| member.gone));
@@ -274,52 +232,25 @@ fn draining_spreads_the_closes_over_the_window() {
     assert_eq!(server.get("/ready").status, 200);
     let start = Instant::now();
     server.signal(SIGTERM);
-    wait_for("/ready to turn 503", || {
-        (server.get("/ready").status == 503).then_some(())
-    });
+    wait_for("/ready to turn 503", || (server.get("/ready").status == 503).then_some(()));
     assert_eq!(server.get("/live").status, 200, "draining is not dead");
     assert_eq!(server.metrics().sum("corecast_draining", &[]), 1.0);
     // Those who still are connected still are served.
     server.publish("a", "still served");
     swarm.read_until("the closes", |members| members.iter().all(|member| member.gone));
-    let served = swarm
-        .members
-        .iter()
-        .filter(|member| !member.messages.is_empty())
-        .count();
-    assert!(
-        served > CLIENTS / 4,
-        "only {served} got what was published early in the window"
-    );
+    let served = swarm.members.iter().filter(|member| !member.messages.is_empty()).count();
+    assert!(served > CLIENTS / 4, "only {served} got what was published early in the window");
 
-    let mut at: Vec<Duration> = swarm
-        .members
-        .iter()
-        .filter_map(|member| Some(member.closed_at? - start))
-        .collect();
+    let mut at: Vec<Duration> =
+        swarm.members.iter().filter_map(|member| Some(member.closed_at? - start)).collect();
     at.sort();
-    assert!(
-        swarm
-            .members
-            .iter()
-            .all(|member| matches!(member.close, Some((1012, _))))
-    );
+    assert!(swarm.members.iter().all(|member| matches!(member.close, Some((1012, _)))));
     let median = at[CLIENTS / 2];
-    assert!(
-        median > window / 5 && median < window,
-        "half of the connections were closed after {median:?}"
-    );
-    assert!(
-        at[CLIENTS - 1] > window / 2,
-        "the last was closed after only {:?}",
-        at[CLIENTS - 1]
-    );
+    assert!(median > window / 5 && median < window, "half of the connections were closed after {median:?}");
+    assert!(at[CLIENTS - 1] > window / 2, "the last was closed after only {:?}", at[CLIENTS - 1]);
     for tenth in at.windows(CLIENTS / 2) {
         let span = tenth[tenth.len() - 1] - tenth[0];
-        assert!(
-            span > window / 6,
-            "half of all connections were closed within {span:?}"
-        );
+        assert!(span > window / 6, "half of all connections were closed within {span:?}");
     }
     let ended = server.wait_exit(PATIENCE);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
@@ -331,24 +262,16 @@ fn a_draining_server_takes_no_new_connections() {
     let server = Server::start_shards(2, &["--drain-window", "20s"]);
     let _held: Vec<Client> = (0..20).map(|_| server.connect("/sub/a")).collect();
     server.signal(SIGTERM);
-    wait_for("/ready to turn 503", || {
-        (server.get("/ready").status == 503).then_some(())
-    });
-    wait_for("new connections to be refused", || {
-        match Upgrade::to("/sub/a").send(server.data) {
-            Err(_) => Some(()),
-            Ok((response, _)) => (response.status == 503).then_some(()),
-        }
+    wait_for("/ready to turn 503", || (server.get("/ready").status == 503).then_some(()));
+    wait_for("new connections to be refused", || match Upgrade::to("/sub/a").send(server.data) {
+        Err(_) => Some(()),
+        Ok((response, _)) => (response.status == 503).then_some(()),
     });
     // A second signal ends it at once, whatever the window.
     let second = Instant::now();
     server.signal(SIGTERM);
     server.wait_exit(Duration::from_secs(10));
-    assert!(
-        second.elapsed() < Duration::from_secs(5),
-        "a second signal took {:?}",
-        second.elapsed()
-    );
+    assert!(second.elapsed() < Duration::from_secs(5), "a second signal took {:?}", second.elapsed());
 }
 
 #[test]
@@ -366,37 +289,21 @@ fn an_idle_server_stops_at_once() {
     let start = Instant::now();
     server.signal(SIGTERM);
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "nothing to drain, yet it took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "nothing to drain, yet it took {:?}", start.elapsed());
 }
 
 #[test]
 fn refused_io_uring_is_said_in_one_line() {
     for errno in [EPERM, ENOSYS] {
-        let cage = Cage {
-            io_uring_errno: Some(errno),
-            ..Cage::default()
-        };
-        Launch::new(&[])
-            .cage(cage)
-            .run_to_exit()
-            .expect_refusal(&[1], &["io_uring"]);
+        let cage = Cage { io_uring_errno: Some(errno), ..Cage::default() };
+        Launch::new(&[]).cage(cage).run_to_exit().expect_refusal(&[1], &["io_uring"]);
     }
 }
 
 #[test]
 fn too_little_locked_memory_is_said_in_one_line_or_is_no_matter() {
-    let cage = Cage {
-        memlock: Some(0),
-        ..Cage::default()
-    };
-    Launch::new(&[])
-        .cage(cage)
-        .run_to_exit()
-        .expect_refusal(&[1], &["memlock", "512"]);
+    let cage = Cage { memlock: Some(0), ..Cage::default() };
+    Launch::new(&[]).cage(cage).run_to_exit().expect_refusal(&[1], &["memlock", "512"]);
 }
 
 #[test]
@@ -431,10 +338,7 @@ impl Drop for ConfigFile {
 fn printed(launch: Launch) -> toml::Table {
     let ended = launch.run_to_exit();
     assert_eq!(ended.code(), Some(0), "{ended:?}");
-    ended
-        .stdout
-        .parse()
-        .unwrap_or_else(|error| panic!("not TOML: {error}\n{}", ended.stdout))
+    ended.stdout.parse().unwrap_or_else(|error| panic!("not TOML: {error}\n{}", ended.stdout))
 }
 
 /// A value as text, whatever its TOML type.
@@ -445,10 +349,7 @@ fn value(table: &toml::Table, key: &str) -> String {
 
 #[test]
 fn flag_beats_environment_beats_file_beats_default() {
-    let file = ConfigFile::new(
-        "precedence",
-        "send-queue = \"3MiB\"\nkeepalive = \"11s\"\necho = true\n",
-    );
+    let file = ConfigFile::new("precedence", "send-queue = \"3MiB\"\nkeepalive = \"11s\"\necho = true\n");
     let with_file = ["--print-config", "--config", file.path()];
 
     let defaults = printed(Launch::new(&["--print-config"]).own_addresses());
@@ -482,10 +383,8 @@ fn a_printed_configuration_can_be_read_again() {
 
 #[test]
 fn the_environment_alone_configures_a_server() {
-    let server = Launch::new(&[])
-        .env("CORECAST_ECHO", "true")
-        .env("CORECAST_MAX_MESSAGE_SIZE", "100B")
-        .start();
+    let server =
+        Launch::new(&[]).env("CORECAST_ECHO", "true").env("CORECAST_MAX_MESSAGE_SIZE", "100B").start();
     let mut client = server.connect("/echo");
     client.send_text(&"x".repeat(100));
     client.expect_text(&"x".repeat(100));
@@ -505,18 +404,11 @@ fn check_config_tells_good_from_bad() {
         ("syntax", "echo = \n", &[]),
     ] {
         let file = ConfigFile::new(name, text);
-        for arguments in [
-            &["--check-config", "--config", file.path()][..],
-            &["--config", file.path()],
-        ] {
+        for arguments in [&["--check-config", "--config", file.path()][..], &["--config", file.path()]] {
             let ended = Launch::new(arguments).run_to_exit();
             assert_eq!(ended.code(), Some(2), "{name}: {ended:?}");
             for word in words.iter().chain([&file.path()]) {
-                assert!(
-                    ended.stderr.contains(word),
-                    "{name}: does not say {word:?}: {}",
-                    ended.stderr
-                );
+                assert!(ended.stderr.contains(word), "{name}: does not say {word:?}: {}", ended.stderr);
             }
         }
     }
@@ -527,10 +419,7 @@ fn check_config_tells_good_from_bad() {
 #[test]
 fn a_publish_api_beyond_loopback_needs_a_token() {
     let open = ["--listen", "127.0.0.1:0", "--control", "0.0.0.0:0"];
-    Launch::new(&open)
-        .own_addresses()
-        .run_to_exit()
-        .expect_refusal(&[2], &["--publish-token", "--control"]);
+    Launch::new(&open).own_addresses().run_to_exit().expect_refusal(&[2], &["--publish-token", "--control"]);
     let with_token = [&open[..], &["--publish-token", "secret"]].concat();
     Launch::new(&with_token).own_addresses().start();
 }

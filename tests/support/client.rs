@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
-use super::frame::{self, Frame, FrameReader};
+use super::frame::{self, Frame, FrameReader, RSV1};
 use super::http::{self, Response};
+use super::inflate;
 
 /// The key of the example in RFC 6455 section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -33,9 +34,7 @@ impl Upgrade {
         ];
         Upgrade {
             request_line: format!("GET {path} HTTP/1.1"),
-            headers: headers
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         }
     }
 
@@ -52,8 +51,7 @@ impl Upgrade {
     }
 
     pub fn without(mut self, name: &str) -> Self {
-        self.headers
-            .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         self
     }
 
@@ -81,9 +79,7 @@ impl Upgrade {
     /// Sends it and insists on an answer other than 101.
     #[track_caller]
     pub fn refused(&self, address: SocketAddr) -> Response {
-        let (response, mut client) = self
-            .send(address)
-            .unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        let (response, mut client) = self.send(address).unwrap_or_else(|error| panic!("{self:?}: {error}"));
         assert_ne!(response.status, 101, "accepted: {self:?}");
         client.expect_gone();
         response
@@ -92,15 +88,9 @@ impl Upgrade {
     /// Sends it and insists on a 101.
     #[track_caller]
     pub fn accepted(&self, address: SocketAddr) -> Client {
-        let (response, client) = self
-            .send(address)
-            .unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        let (response, client) = self.send(address).unwrap_or_else(|error| panic!("{self:?}: {error}"));
         assert_eq!(response.status, 101, "{self:?} was refused: {response:?}");
-        assert_eq!(
-            response.header("Sec-WebSocket-Accept"),
-            Some(ACCEPT),
-            "{response:?}"
-        );
+        assert_eq!(response.header("Sec-WebSocket-Accept"), Some(ACCEPT), "{response:?}");
         client
     }
 }
@@ -126,6 +116,9 @@ pub enum End {
 pub struct Client {
     stream: TcpStream,
     reader: FrameReader,
+    /// Pings are shown to the test. Otherwise they are answered and not seen: with a keepalive of 30 s the
+    /// first may come at any moment.
+    pub shows_pings: bool,
 }
 
 impl Client {
@@ -151,23 +144,15 @@ impl Client {
             Client::over(socket.into())
         };
         let mut client = narrow().unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
-        client
-            .send_raw(&Upgrade::to(path).bytes())
-            .expect("cannot send the upgrade");
-        assert_eq!(
-            client.read_response().expect("no answer to the upgrade").status,
-            101
-        );
+        client.send_raw(&Upgrade::to(path).bytes()).expect("cannot send the upgrade");
+        assert_eq!(client.read_response().expect("no answer to the upgrade").status, 101);
         client
     }
 
     fn over(stream: TcpStream) -> io::Result<Client> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Client {
-            stream,
-            reader: FrameReader::default(),
-        })
+        Ok(Client { stream, reader: FrameReader::default(), shows_pings: false })
     }
 
     /// Reads the head of an HTTP response; bytes after it are kept as the first frames.
@@ -179,14 +164,13 @@ impl Client {
     pub fn read_response_within(&mut self, limit: Duration) -> io::Result<Response> {
         let (response, rest) = http::read_head(&mut self.stream, Instant::now() + limit)?;
         self.reader.push(&rest);
+        self.reader.may_be_compressed = response.header("Sec-WebSocket-Extensions").is_some();
         Ok(response)
     }
 
     /// How long a write may block before it fails; [`PATIENCE`] at first.
     pub fn set_write_limit(&self, limit: Duration) {
-        self.stream
-            .set_write_timeout(Some(limit))
-            .expect("set_write_timeout");
+        self.stream.set_write_timeout(Some(limit)).expect("set_write_timeout");
     }
 
     /// Any bytes, right or wrong.
@@ -197,8 +181,7 @@ impl Client {
     /// A masked frame; panics if the connection does not take it.
     #[track_caller]
     pub fn send(&mut self, frame: &Frame) {
-        self.send_raw(&frame.masked())
-            .unwrap_or_else(|error| panic!("sending {frame:?}: {error}"));
+        self.send_raw(&frame.masked()).unwrap_or_else(|error| panic!("sending {frame:?}: {error}"));
     }
 
     #[track_caller]
@@ -212,6 +195,11 @@ impl Client {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match self.reader.next_frame() {
+                Ok(Some(frame)) if frame.opcode == frame::PING && !self.shows_pings => {
+                    // The server may have closed its side; whatever comes next tells.
+                    let _ = self.send_raw(&Frame::new(frame::PONG, frame.payload).masked());
+                    continue;
+                }
                 Ok(Some(frame)) => return Event::Frame(frame),
                 Ok(None) => {}
                 Err(fault) => panic!("{fault}"),
@@ -220,9 +208,7 @@ impl Client {
             if left.is_zero() {
                 return Event::Nothing;
             }
-            self.stream
-                .set_read_timeout(Some(left))
-                .expect("set_read_timeout");
+            self.stream.set_read_timeout(Some(left)).expect("set_read_timeout");
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Event::Gone(End::Orderly),
                 Ok(count) => self.reader.push(&buffer[..count]),
@@ -246,20 +232,16 @@ impl Client {
         }
     }
 
-    /// The next data message, which the server sends unfragmented; pings before it are answered.
+    /// The next frame, which must be a data message; the server sends them unfragmented. Inflated if need be.
     #[track_caller]
     pub fn message(&mut self) -> Frame {
-        loop {
-            let frame = self.frame();
-            match frame.opcode {
-                frame::PING => self.send(&Frame::new(frame::PONG, frame.payload)),
-                frame::TEXT | frame::BINARY => {
-                    assert!(frame.fin, "the server fragmented a message");
-                    return frame;
-                }
-                _ => panic!("expected a message, got {frame:?}"),
-            }
+        let frame = self.frame();
+        assert!(frame.fin && frame.opcode <= frame::BINARY, "expected a message, got {frame:?}");
+        if frame.rsv != RSV1 {
+            return frame;
         }
+        let inflated = inflate::message(&frame.payload).unwrap_or_else(|fault| panic!("{fault}: {frame:?}"));
+        Frame::new(frame.opcode, inflated.bytes)
     }
 
     #[track_caller]
@@ -281,10 +263,20 @@ impl Client {
         }
     }
 
-    /// The server must close with this code *and* end the TCP connection, whether or not we answer.
+    /// The server must close with this code *and* end the TCP connection at once, as after a protocol error or
+    /// our own close.
     #[track_caller]
     pub fn expect_failed(&mut self, code: u16) -> String {
         let reason = self.expect_close(code);
+        self.expect_gone();
+        reason
+    }
+
+    /// The server must close with this code, and end the TCP connection once we have answered.
+    #[track_caller]
+    pub fn expect_closed(&mut self, code: u16) -> String {
+        let reason = self.expect_close(code);
+        self.send(&Frame::close(code, ""));
         self.expect_gone();
         reason
     }
@@ -316,9 +308,7 @@ impl Client {
             if left.is_zero() {
                 return false;
             }
-            self.stream
-                .set_read_timeout(Some(left))
-                .expect("set_read_timeout");
+            self.stream.set_read_timeout(Some(left)).expect("set_read_timeout");
             match self.stream.read(&mut buffer) {
                 Ok(0) => return true,
                 Ok(_) => {}
@@ -344,9 +334,7 @@ impl Client {
 
     /// Ends the TCP connection with a reset instead of an orderly end.
     pub fn reset(self) {
-        SockRef::from(&self.stream)
-            .set_linger(Some(Duration::ZERO))
-            .expect("SO_LINGER");
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
     /// Tells the server that nothing more will be sent, as `shutdown(SHUT_WR)` does.

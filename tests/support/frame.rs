@@ -13,6 +13,9 @@ pub const PING: u8 = 0x9;
 /// Opcode of a pong frame.
 pub const PONG: u8 = 0xA;
 
+/// The reserved bit that marks a compressed message (RFC 7692 6).
+pub const RSV1: u8 = 0b100;
+
 /// One frame: any opcode, any reserved bits, any payload, legal or not.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -38,12 +41,7 @@ pub enum LengthField {
 impl Frame {
     /// A whole (FIN) frame.
     pub fn new(opcode: u8, payload: impl Into<Vec<u8>>) -> Self {
-        Frame {
-            fin: true,
-            rsv: 0,
-            opcode,
-            payload: payload.into(),
-        }
+        Frame { fin: true, rsv: 0, opcode, payload: payload.into() }
     }
 
     pub fn text(payload: &str) -> Self {
@@ -96,12 +94,7 @@ impl Frame {
             None => out.extend(&self.payload),
             Some(key) => {
                 out.extend(key);
-                out.extend(
-                    self.payload
-                        .iter()
-                        .zip(key.iter().cycle())
-                        .map(|(byte, key)| byte ^ key),
-                );
+                out.extend(self.payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
             }
         }
         out
@@ -125,11 +118,7 @@ impl Frame {
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let head = &self.payload[..self.payload.len().min(48)];
-        let dots = if head.len() < self.payload.len() {
-            "…"
-        } else {
-            ""
-        };
+        let dots = if head.len() < self.payload.len() { "…" } else { "" };
         write!(
             f,
             "Frame {{ fin {}, rsv {}, opcode {:#x}, {} bytes \"{}{dots}\" }}",
@@ -146,10 +135,7 @@ impl std::fmt::Debug for Frame {
 fn next_mask() -> [u8; 4] {
     use std::sync::atomic::{AtomicU32, Ordering};
     static STATE: AtomicU32 = AtomicU32::new(1);
-    STATE
-        .fetch_add(1, Ordering::Relaxed)
-        .wrapping_mul(0x9E37_79B9)
-        .to_le_bytes()
+    STATE.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9).to_le_bytes()
 }
 
 /// Cuts what the server sent into frames and refuses what a server must never send.
@@ -158,6 +144,8 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     /// Bytes of `buffer` already given out as frames.
     taken: usize,
+    /// permessage-deflate was negotiated: data messages may carry RSV1.
+    pub may_be_compressed: bool,
 }
 
 impl FrameReader {
@@ -185,18 +173,14 @@ impl FrameReader {
         }
         let (header, length) = match second {
             126 if bytes.len() >= 4 => (4, u64::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
-            127 if bytes.len() >= 10 => (
-                10,
-                u64::from_be_bytes(bytes[2..10].try_into().expect("a slice of eight bytes")),
-            ),
+            127 if bytes.len() >= 10 => {
+                (10, u64::from_be_bytes(bytes[2..10].try_into().expect("a slice of eight bytes")))
+            }
             126 | 127 => return Ok(None),
             short => (2, u64::from(short)),
         };
         if (header == 4 && length < 126) || (header == 10 && length <= u64::from(u16::MAX)) {
-            return Err(format!(
-                "the server wrote the length {length} in {} bytes",
-                header - 2
-            ));
+            return Err(format!("the server wrote the length {length} in {} bytes", header - 2));
         }
         let frame_bytes = header + usize::try_from(length).map_err(|_| "a length over usize".to_owned())?;
         if bytes.len() < frame_bytes {
@@ -209,15 +193,12 @@ impl FrameReader {
             payload: bytes[header..frame_bytes].to_vec(),
         };
         self.taken += frame_bytes;
-        if frame.rsv != 0 || !matches!(frame.opcode, 0..=2 | 8..=10) {
-            return Err(format!(
-                "the server sent reserved bits or a reserved opcode: {frame:?}"
-            ));
+        let compressed = self.may_be_compressed && frame.rsv == RSV1 && matches!(frame.opcode, TEXT | BINARY);
+        if (frame.rsv != 0 && !compressed) || !matches!(frame.opcode, 0..=2 | 8..=10) {
+            return Err(format!("the server sent reserved bits or a reserved opcode: {frame:?}"));
         }
         if frame.opcode >= CLOSE && (!frame.fin || frame.payload.len() > 125) {
-            return Err(format!(
-                "the server sent a control frame that is too long or fragmented: {frame:?}"
-            ));
+            return Err(format!("the server sent a control frame that is too long or fragmented: {frame:?}"));
         }
         Ok(Some(frame))
     }

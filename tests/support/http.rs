@@ -35,12 +35,7 @@ impl Response {
     /// Panics unless the status is the expected one.
     #[track_caller]
     pub fn expect(self, status: u16) -> Response {
-        assert_eq!(
-            self.status,
-            status,
-            "unexpected status: {self:?} body {}",
-            self.text()
-        );
+        assert_eq!(self.status, status, "unexpected status: {self:?} body {}", self.text());
         self
     }
 }
@@ -58,11 +53,7 @@ impl Http {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Http {
-            stream,
-            host: address.to_string(),
-            limit: PATIENCE,
-        })
+        Ok(Http { stream, host: address.to_string(), limit: PATIENCE })
     }
 
     /// Sends one request and reads the whole answer.
@@ -129,10 +120,7 @@ pub fn once(
 fn read_response(stream: &mut TcpStream, limit: Duration) -> io::Result<Response> {
     let deadline = Instant::now() + limit;
     let (mut response, mut rest) = read_head(stream, deadline)?;
-    if response
-        .header("transfer-encoding")
-        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
-    {
+    if response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         response.body = read_chunked(stream, rest, deadline)?;
     } else if let Some(length) = response.header("content-length") {
         let length: usize = length.trim().parse().map_err(|_| broken("bad Content-Length"))?;
@@ -167,20 +155,12 @@ pub fn read_head(stream: &mut TcpStream, deadline: Instant) -> io::Result<(Respo
         .ok_or_else(|| broken(&format!("a bad status line: {status_line:?}")))?;
     let headers = lines
         .map(|line| {
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| broken(&format!("a bad header: {line:?}")))?;
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| broken(&format!("a bad header: {line:?}")))?;
             Ok((name.to_owned(), value.trim().to_owned()))
         })
         .collect::<io::Result<_>>()?;
-    Ok((
-        Response {
-            status,
-            headers,
-            body: Vec::new(),
-        },
-        rest,
-    ))
+    Ok((Response { status, headers, body: Vec::new() }, rest))
 }
 
 fn read_chunked(stream: &mut TcpStream, mut bytes: Vec<u8>, deadline: Instant) -> io::Result<Vec<u8>> {

@@ -24,14 +24,9 @@ impl Metrics {
         let mut metrics = Metrics::default();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             if let Some(declared) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = declared
-                    .split_once(' ')
-                    .ok_or_else(|| format!("bad TYPE line: {line}"))?;
-                if metrics
-                    .types
-                    .insert(name.to_owned(), kind.trim().to_owned())
-                    .is_some()
-                {
+                let (name, kind) =
+                    declared.split_once(' ').ok_or_else(|| format!("bad TYPE line: {line}"))?;
+                if metrics.types.insert(name.to_owned(), kind.trim().to_owned()).is_some() {
                     return Err(format!("TYPE of {name} declared twice"));
                 }
             } else if !line.starts_with('#') {
@@ -56,9 +51,7 @@ impl Metrics {
     ) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| {
             sample.name == name
-                && labels
-                    .iter()
-                    .all(|(key, value)| sample.labels.get(*key).is_some_and(|has| has == value))
+                && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|has| has == value))
         })
     }
 }
@@ -81,18 +74,12 @@ fn parse_sample(line: &str) -> Option<Sample> {
         },
     };
     let name_is_good = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-        && name
-            .chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || "_:".contains(letter));
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_:".contains(letter));
     let value = match value.trim() {
         "+Inf" => f64::INFINITY,
         number => number.parse().ok()?,
     };
-    name_is_good.then(|| Sample {
-        name: name.to_owned(),
-        labels,
-        value,
-    })
+    name_is_good.then(|| Sample { name: name.to_owned(), labels, value })
 }
 
 /// A label's value up to its closing quote, and what follows the quote.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 pub mod client;
 pub mod frame;
 pub mod http;
+pub mod inflate;
 pub mod metrics;
 pub mod server;
 pub mod swarm;

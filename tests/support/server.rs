@@ -25,10 +25,7 @@ pub struct Launch {
 
 impl Launch {
     pub fn new(arguments: &[&str]) -> Self {
-        Launch {
-            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
-            ..Launch::default()
-        }
+        Launch { arguments: arguments.iter().map(|&text| text.to_owned()).collect(), ..Launch::default() }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -53,26 +50,19 @@ impl Launch {
             command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
         }
         command.args(&self.arguments);
+        // For a run of all tests another way, e.g. CORECAST_TEST_FLAGS="--wait executor".
+        if let Ok(flags) = std::env::var("CORECAST_TEST_FLAGS") {
+            command.args(flags.split_whitespace());
+        }
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CORECAST_")) {
             command.env_remove(name);
         }
         command.envs(self.environment);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = self
-            .cage
-            .spawn(&mut command)
-            .expect("cannot start the server binary");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.cage.spawn(&mut command).expect("cannot start the server binary");
         let stdout = collect(child.stdout.take().expect("stdout is piped"));
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
-        Process {
-            child,
-            stdout,
-            stderr,
-            command: format!("corecast {}", self.arguments.join(" ")),
-        }
+        Process { child, stdout, stderr, command: format!("corecast {}", self.arguments.join(" ")) }
     }
 
     /// Starts it and waits for the printed URLs.
@@ -86,11 +76,7 @@ impl Launch {
             let control_expected = !process.command.contains("--control off");
             let control = url(&printed, "http://");
             if let Some(data) = url(&printed, "ws://").filter(|_| control.is_some() || !control_expected) {
-                return Server {
-                    process,
-                    data,
-                    control,
-                };
+                return Server { process, data, control };
             }
             if exited.is_some() || start.elapsed() > PATIENCE {
                 thread::sleep(Duration::from_millis(50)); // the collecting threads finish
@@ -127,13 +113,8 @@ impl Finished {
     /// all of `words`, and no panic.
     #[track_caller]
     pub fn expect_refusal(&self, codes: &[i32], words: &[&str]) {
-        let code = self
-            .code()
-            .unwrap_or_else(|| panic!("ended by a signal: {self:?}"));
-        assert!(
-            codes.contains(&code),
-            "exit code {code}, expected one of {codes:?}: {self:?}"
-        );
+        let code = self.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"));
+        assert!(codes.contains(&code), "exit code {code}, expected one of {codes:?}: {self:?}");
         for word in words {
             assert!(
                 self.stderr.to_lowercase().contains(&word.to_lowercase()),
@@ -162,10 +143,7 @@ fn collect(source: impl Read + Send + 'static) -> Output {
         let mut source = BufReader::new(source);
         let mut line = Vec::new();
         while source.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            sink.0
-                .lock()
-                .expect("nothing panics with this lock")
-                .push_str(&String::from_utf8_lossy(&line));
+            sink.0.lock().expect("nothing panics with this lock").push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
     });
@@ -207,11 +185,7 @@ impl Process {
             thread::sleep(Duration::from_millis(2));
         };
         thread::sleep(Duration::from_millis(20)); // the collecting threads finish
-        Finished {
-            status,
-            stdout: self.stdout.text(),
-            stderr: self.stderr.text(),
-        }
+        Finished { status, stdout: self.stdout.text(), stderr: self.stderr.text() }
     }
 }
 
@@ -223,11 +197,7 @@ impl Drop for Process {
         if thread::panicking() {
             eprintln!("--- {} ---\n{}\n{stderr}", self.command, self.stdout.text());
         } else {
-            assert!(
-                !stderr.contains("panicked at"),
-                "{} panicked:\n{stderr}",
-                self.command
-            );
+            assert!(!stderr.contains("panicked at"), "{} panicked:\n{stderr}", self.command);
         }
     }
 }
@@ -303,19 +273,9 @@ impl Server {
     /// Publishes a text; panics unless the server accepted it.
     #[track_caller]
     pub fn publish(&self, topic: &str, text: &str) -> Response {
-        let response = http::once(
-            self.control(),
-            "POST",
-            &format!("/pub/{topic}"),
-            &[],
-            text.as_bytes(),
-        )
-        .unwrap_or_else(|error| panic!("publishing to {topic}: {error}"));
-        assert!(
-            matches!(response.status, 201 | 202),
-            "publish refused: {response:?} {}",
-            response.text()
-        );
+        let response = http::once(self.control(), "POST", &format!("/pub/{topic}"), &[], text.as_bytes())
+            .unwrap_or_else(|error| panic!("publishing to {topic}: {error}"));
+        assert!(matches!(response.status, 201 | 202), "publish refused: {response:?} {}", response.text());
         response
     }
 
@@ -348,9 +308,7 @@ impl Server {
 
     /// Open descriptors of the server process.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("the server is gone")
-            .count()
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server is gone").count()
     }
 
     /// The threads that may run on one CPU only, by CPU: the shards.
@@ -360,13 +318,8 @@ impl Server {
             .filter_map(|task| {
                 let task = task.ok()?;
                 let status = fs::read_to_string(task.path().join("status")).ok()?;
-                let cpus = status
-                    .lines()
-                    .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-                Some((
-                    cpus.trim().parse().ok()?,
-                    task.file_name().to_str()?.parse().ok()?,
-                ))
+                let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+                Some((cpus.trim().parse().ok()?, task.file_name().to_str()?.parse().ok()?))
             })
             .collect();
         pinned.sort_unstable();
@@ -385,16 +338,10 @@ impl Server {
     /// Resident memory of the server process in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server is gone");
-        let kibibytes = status.lines().find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        });
-        kibibytes
-            .map(|kibibytes: u64| kibibytes * 1024)
-            .expect("no VmRSS in /proc/PID/status")
+        let kibibytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+        kibibytes.map(|kibibytes: u64| kibibytes * 1024).expect("no VmRSS in /proc/PID/status")
     }
 
     /// What the server holds now; taken before a disturbance.
@@ -404,6 +351,7 @@ impl Server {
             descriptors: self.descriptors(),
             connections: self.metrics().sum("corecast_connections", &[]),
             subscriptions: self.metrics().sum("corecast_subscriptions", &[]),
+            queued_bytes: self.metrics().sum("corecast_send_queue_bytes", &[]),
         }
     }
 
@@ -413,13 +361,13 @@ impl Server {
         for (name, held) in [
             ("corecast_connections", before.connections),
             ("corecast_subscriptions", before.subscriptions),
+            ("corecast_send_queue_bytes", before.queued_bytes),
         ] {
             self.wait_metric(name, &[], |now| now == held);
         }
-        wait_for(
-            &format!("{} descriptors, now {}", before.descriptors, self.descriptors()),
-            || (self.descriptors() <= before.descriptors).then_some(()),
-        );
+        wait_for(&format!("{} descriptors, now {}", before.descriptors, self.descriptors()), || {
+            (self.descriptors() <= before.descriptors).then_some(())
+        });
     }
 }
 
@@ -429,4 +377,5 @@ pub struct Holdings {
     descriptors: usize,
     connections: f64,
     subscriptions: f64,
+    queued_bytes: f64,
 }

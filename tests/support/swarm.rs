@@ -6,16 +6,18 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
-use super::frame::{self, Frame, FrameReader};
-use super::{PATIENCE, sys};
+use super::frame::{self, Frame, FrameReader, RSV1};
+use super::{PATIENCE, inflate, sys};
 
 /// One message as one member of the swarm got it.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// The first bytes of the payload, [`HEAD_BYTES`] at most.
     pub head: Vec<u8>,
-    /// The payload's whole length.
+    /// The payload's whole length, inflated.
     pub len: usize,
+    /// The bytes that came, if they came compressed.
+    pub compressed_len: Option<usize>,
     pub at: Instant,
 }
 
@@ -55,13 +57,8 @@ impl Swarm {
     #[track_caller]
     pub fn connect(address: SocketAddr, path: &str, count: usize) -> Swarm {
         sys::raise_descriptor_limit();
-        let members = (0..count)
-            .map(|_| Member::from(Client::connect(address, path)))
-            .collect();
-        Swarm {
-            members,
-            answers_pings: true,
-        }
+        let members = (0..count).map(|_| Member::from(Client::connect(address, path))).collect();
+        Swarm { members, answers_pings: true }
     }
 
     /// Reads whatever comes until `done` says so; panics when it does not within [`PATIENCE`] of silence.
@@ -72,10 +69,7 @@ impl Swarm {
             if self.pump(Duration::from_millis(50)) {
                 last_progress = Instant::now();
             }
-            assert!(
-                last_progress.elapsed() < PATIENCE,
-                "{PATIENCE:?} of silence in waiting for {what}"
-            );
+            assert!(last_progress.elapsed() < PATIENCE, "{PATIENCE:?} of silence in waiting for {what}");
         }
     }
 
@@ -83,15 +77,8 @@ impl Swarm {
     #[track_caller]
     pub fn read_messages(&mut self, count: usize) {
         self.read_until(&format!("{count} messages each"), |members| {
-            if let Some(lost) = members
-                .iter()
-                .find(|member| member.gone && member.messages.len() < count)
-            {
-                panic!(
-                    "a member was closed {:?} after {} messages",
-                    lost.close,
-                    lost.messages.len()
-                );
+            if let Some(lost) = members.iter().find(|member| member.gone && member.messages.len() < count) {
+                panic!("a member was closed {:?} after {} messages", lost.close, lost.messages.len());
             }
             members.iter().all(|member| member.messages.len() >= count)
         });
@@ -108,13 +95,8 @@ impl Swarm {
     /// Waits at most `limit` for input and reads what is there; true if a message or an end was among it. (Pings
     /// are no progress: they come for ever.)
     pub fn pump(&mut self, limit: Duration) -> bool {
-        let open: Vec<usize> = (0..self.members.len())
-            .filter(|&at| !self.members[at].gone)
-            .collect();
-        let descriptors: Vec<RawFd> = open
-            .iter()
-            .map(|&at| self.members[at].stream.as_raw_fd())
-            .collect();
+        let open: Vec<usize> = (0..self.members.len()).filter(|&at| !self.members[at].gone).collect();
+        let descriptors: Vec<RawFd> = open.iter().map(|&at| self.members[at].stream.as_raw_fd()).collect();
         let ready = sys::readable(&descriptors, limit).expect("poll");
         let mut progress = false;
         for (&at, _) in open.iter().zip(&ready).filter(|&(_, ready)| *ready) {
@@ -175,28 +157,26 @@ impl Member {
         while let Some(frame) = self.reader.next_frame().unwrap_or_else(|fault| panic!("{fault}")) {
             match frame.opcode {
                 frame::TEXT | frame::BINARY => {
-                    let head = frame.payload[..frame.payload.len().min(HEAD_BYTES)].to_vec();
-                    self.messages.push(Received {
-                        head,
-                        len: frame.payload.len(),
-                        at,
-                    });
+                    let mut payload = frame.payload;
+                    let compressed_len = (frame.rsv == RSV1).then_some(payload.len());
+                    if compressed_len.is_some() {
+                        payload =
+                            inflate::message(&payload).expect("a message that cannot be inflated").bytes;
+                    }
+                    let head = payload[..payload.len().min(HEAD_BYTES)].to_vec();
+                    self.messages.push(Received { head, len: payload.len(), compressed_len, at });
                 }
                 frame::PING => {
                     self.pings.push(at);
                     if answers_pings {
                         // A full send buffer cannot happen with so little sent; a gone peer shows on read.
-                        let _ = self
-                            .stream
-                            .write_all(&Frame::new(frame::PONG, frame.payload).masked());
+                        let _ = self.stream.write_all(&Frame::new(frame::PONG, frame.payload).masked());
                     }
                 }
                 frame::CLOSE => {
                     self.close = frame.close_code();
                     self.closed_at = Some(at);
-                    let _ = self
-                        .stream
-                        .write_all(&Frame::new(frame::CLOSE, frame.payload).masked());
+                    let _ = self.stream.write_all(&Frame::new(frame::CLOSE, frame.payload).masked());
                 }
                 _ => panic!("unexpected {frame:?}"),
             }
