@@ -1,279 +1,244 @@
-//! A server put together: listeners, shards, control thread.
-//!
-//! [`Server::start`] runs on the caller's thread, checks everything that can be checked before anything is
-//! started, and undoes what it began when a later step fails.
+//! What a program begins with: [`App`] for several components, each on its path, [`Server`] for one.
 
 use std::fmt;
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-
-use crate::config::{Config, ConfigError, Switch, WaitMode, derived_max_connections};
-use crate::control::{self, ControlHandle, ControlSettings, Summary};
-use crate::preflight::{self, Unfit};
-use crate::push::{ECHO_PATH, Echo, PUBLISH_PREFIX, PublishSubscribe, SUBSCRIBE_PREFIX, Subscribe};
-use crate::routes::{Pattern, Route, Routes};
-use crate::shard::listener::{ListenError, Lock, listen};
-use crate::shard::stats::ShardStats;
-use crate::shard::{self, Parts, Settings, Waiting, mesh};
+use crate::config::{Config, ControlAddress, KEEPALIVE_MILLIS};
+use crate::path_pattern::PathPattern;
+use crate::routes::MAX_ROUTES;
+use crate::server::{RunningServer, StartError, launch};
 use crate::ws::OriginPolicy;
+use crate::ws_server::{IntoWsServer, RouteSpec};
 
-/// Connections to the control port that may wait to be accepted.
-const CONTROL_BACKLOG: i32 = 128;
-
-/// Why a server did not start, or did not end well.
+/// A server of several components, each on its path.
+///
+/// What is wrong with a route is said when the server starts. A request for another host or path is answered with
+/// 404, one that is not GET with 405, a page of an origin that is not allowed with 403.
+///
+/// ```no_run
+/// use corecast::{App, Component};
+///
+/// #[derive(Default)]
+/// struct Chat;
+/// impl Component for Chat {}
+///
+/// fn main() -> Result<(), corecast::StartError> {
+///     App::new("localhost", 8080)
+///         .route("/chat", Chat::default)
+///         .route("/rooms/{room}", Chat::default)
+///         .allowed_origins(["https://example.com"])
+///         .run()
+/// }
+/// ```
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting is wrong: the user's fault.
-    Config(ConfigError),
-    /// The machine, or what this process may do on it, is not enough.
-    Unfit(Unfit),
-    /// An address cannot be listened on.
-    Listen(ListenError),
-    /// The control port cannot be listened on.
-    Control(SocketAddr, io::Error),
-    /// A shard or the control thread could not be started, or failed.
-    Thread(io::Error),
+#[must_use = "it serves when it is run"]
+pub struct App {
+    config: Config,
+    /// The host that requests must name, unless a route has another.
+    host: Option<String>,
+    routes: Vec<RouteSpec>,
+    /// The first thing that is wrong.
+    fault: Option<String>,
 }
 
-impl StartError {
-    /// The exit code that tells the user's faults (2) from all others (1).
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_) => 2,
-            Self::Unfit(_) | Self::Listen(_) | Self::Control(..) | Self::Thread(_) => 1,
-        }
+impl App {
+    /// An app for requests to `host`, on `port` of 127.0.0.1, without a control port. `*` is any host.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        let config = Config {
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)],
+            control: ControlAddress::Off,
+            ..Config::default()
+        };
+        Self { host: any_or(host.into()), ..Self::from_config(config) }
     }
-}
 
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Unfit(error) => error.fmt(f),
-            Self::Listen(error) => error.fmt(f),
-            Self::Control(address, error) => {
-                write!(f, "cannot listen on {address} for the control port: {error}")
+    /// An app for requests to any host, with these settings; those of the server binary's own routes (origins,
+    /// sub-protocols, echo, publishing by clients) are not looked at.
+    pub fn from_config(config: Config) -> Self {
+        Self { config, host: None, routes: Vec::new(), fault: None }
+    }
+
+    /// The address to listen on instead of 127.0.0.1, such as 0.0.0.0 for all.
+    pub fn address(self, address: impl Into<IpAddr>) -> Self {
+        let address = address.into();
+        self.configure(|config| config.listen.iter_mut().for_each(|listen| listen.set_ip(address)))
+    }
+
+    /// Number of cores; every one that this process may use if this is not called.
+    pub fn cores(self, cores: usize) -> Self {
+        self.configure(|config| config.cores = Some(cores))
+    }
+
+    /// Opens the control port (publish by HTTP, metrics, health) there.
+    pub fn control(self, address: SocketAddr) -> Self {
+        self.configure(|config| config.control = ControlAddress::At(address))
+    }
+
+    /// Changes any setting; see [`Config`].
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Adds a route. The first route that fits a request takes it.
+    ///
+    /// In the path, `{name}` stands for one segment and `{*name}`, at the end, for all the rest; see
+    /// [`crate::Connection::path_parameter`]. The component is a factory, called once on each core, or a
+    /// [`crate::WsServer`].
+    pub fn route(mut self, path: &str, component: impl IntoWsServer) -> Self {
+        let server = component.into_ws_server(Duration::from_millis(self.config.keepalive_millis));
+        let pattern = match PathPattern::parse(path) {
+            Ok(pattern) => pattern,
+            Err(error) => return self.with_fault(Some(error.to_string())),
+        };
+        let (host, origins) = (self.host.clone(), OriginPolicy::SameHost);
+        self.routes.push(RouteSpec { pattern, host, origins, server });
+        self
+    }
+
+    /// The origins whose pages may use the route that was added last: `https://example.com`, a host, or `*` for
+    /// any. At first, and with an empty list, pages of the host that the request is for.
+    pub fn allowed_origins<O: Into<String>>(mut self, origins: impl IntoIterator<Item = O>) -> Self {
+        let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
+        match (OriginPolicy::parse(&origins), self.routes.last_mut()) {
+            (Ok(policy), Some(route)) => route.origins = policy,
+            (Err(error), _) => return self.with_fault(Some(format!("allowed origin {error}"))),
+            (Ok(_), None) => {
+                return self
+                    .with_fault(Some("allowed_origins must follow the route that it is for".to_owned()));
             }
-            Self::Thread(error) => write!(f, "cannot run: {error}"),
+        }
+        self
+    }
+
+    /// The host that requests for the route that was added last must name, instead of the app's; `*` is any.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.host = any_or(host.into()),
+            None => return self.with_fault(Some("host must follow the route that it is for".to_owned())),
+        }
+        self
+    }
+
+    /// Serves until SIGTERM, SIGINT or a [`crate::ControlHandle`] ends it.
+    ///
+    /// # Errors
+    /// [`StartError`], when it cannot start or a core fails.
+    pub fn run(self) -> Result<(), StartError> {
+        self.start_for_process()?.wait().map(drop)
+    }
+
+    /// Starts serving and returns; signals are left to the caller.
+    ///
+    /// # Errors
+    /// [`StartError`], when it cannot start; nothing is left running then.
+    pub fn start(self) -> Result<RunningServer, StartError> {
+        self.launch(false)
+    }
+
+    /// As [`App::start`], for a program that is nothing but this server: SIGTERM and SIGINT end it.
+    ///
+    /// # Errors
+    /// [`StartError`], when it cannot start; nothing is left running then.
+    pub fn start_for_process(self) -> Result<RunningServer, StartError> {
+        self.launch(true)
+    }
+
+    fn launch(self, handle_signals: bool) -> Result<RunningServer, StartError> {
+        let wrong = |route: &&RouteSpec| {
+            let (keep_alive, (least, most)) = (route.server.keep_alive(), KEEPALIVE_MILLIS);
+            let range = Duration::from_millis(least)..=Duration::from_millis(most);
+            !keep_alive.is_zero() && !range.contains(&keep_alive)
+        };
+        let fault = match self.fault {
+            None if self.routes.is_empty() => Some("the app has no route".to_owned()),
+            None if self.routes.len() > MAX_ROUTES => Some(format!("more than {MAX_ROUTES} routes")),
+            None => self.routes.iter().find(wrong).map(|route| {
+                let keep_alive = route.server.keep_alive();
+                format!("keep-alive {keep_alive:?}: expected 0, or from 10 ms to 24 h")
+            }),
+            fault => fault,
+        };
+        match fault {
+            Some(fault) => Err(StartError::Route(fault)),
+            None => launch(&self.config, self.routes, handle_signals),
         }
     }
-}
 
-impl std::error::Error for StartError {}
-
-impl From<ConfigError> for StartError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
+    /// Notes what is wrong, unless something else was before.
+    fn with_fault(mut self, fault: Option<String>) -> Self {
+        self.fault = self.fault.or(fault);
+        self
     }
 }
 
-impl From<Unfit> for StartError {
-    fn from(error: Unfit) -> Self {
-        Self::Unfit(error)
-    }
-}
-
-impl From<ListenError> for StartError {
-    fn from(error: ListenError) -> Self {
-        Self::Listen(error)
-    }
-}
-
-/// Starts servers.
+/// A server for one component, whatever the path: Ratchet's `IoServer::factory(new HttpServer($ws))`. For several
+/// components see [`App`].
+///
+/// ```no_run
+/// use corecast::{Component, Connection, Message, Outcome, Server};
+///
+/// struct Echo;
+///
+/// impl Component for Echo {
+///     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+///         connection.send(message);
+///         Ok(())
+///     }
+/// }
+///
+/// fn main() -> Result<(), corecast::StartError> {
+///     Server::bind("127.0.0.1:9000").cores(2).run(|| Echo)
+/// }
+/// ```
 #[derive(Debug)]
-pub struct Server;
-
-/// A server that runs.
-#[derive(Debug)]
-pub struct RunningServer {
-    websocket_addresses: Vec<SocketAddr>,
-    control_address: Option<SocketAddr>,
-    cpus: Vec<usize>,
-    max_connections: u64,
-    control: ControlHandle,
-    control_thread: JoinHandle<Summary>,
-    shards: Vec<shard::Handle>,
-    shard_failed: Arc<AtomicBool>,
-    /// Keep other corecasts off our addresses.
-    _locks: Vec<Lock>,
-}
+#[must_use = "it serves when it is run"]
+pub struct Server(App);
 
 impl Server {
-    /// Starts a server and returns when all of its cores accept connections.
-    ///
-    /// To be called on a thread that is not pinned to a CPU: its CPUs are those the shards may use.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing is left running then.
-    pub fn start(config: Config) -> Result<RunningServer, StartError> {
-        config.validate()?;
-        let cpus = config.shard_cpus()?;
-        preflight::check()?;
-        let descriptors = preflight::raise_descriptor_limit()?;
-        let max_connections =
-            config.max_connections.unwrap_or_else(|| derived_max_connections(descriptors, cpus.len()));
-
-        let mut listeners: Vec<Vec<TcpListener>> = cpus.iter().map(|_| Vec::new()).collect();
-        let (mut websocket_addresses, mut locks) = (Vec::new(), Vec::new());
-        for &address in &config.listen {
-            let listening = listen(address, cpus.len(), config.reuse_port)?;
-            websocket_addresses.push(listening.address);
-            locks.push(listening.lock);
-            listeners.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
-        }
-        let control_listener = config.control.address().map(listen_control).transpose()?;
-        let control_address = control_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-
-        let all_stats: Arc<[_]> =
-            cpus.iter().map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len()))).collect();
-        let (meshes, link) = mesh::connect(&all_stats).map_err(StartError::Thread)?;
-        let settings = settings(&config, max_connections);
-        let control_settings = ControlSettings::new(&config, max_connections);
-        let routes: Arc<dyn Fn() -> Routes + Send + Sync> = routes(config)?;
-        let (control, control_thread) =
-            control::spawn(control_settings, link, control_listener).map_err(StartError::Thread)?;
-        let mut shards = Vec::new();
-        let shard_failed = Arc::new(AtomicBool::new(false));
-        for ((mesh, listeners), &cpu) in meshes.into_iter().zip(listeners).zip(&cpus) {
-            let (settings, routes, all_stats) = (settings.clone(), routes.clone(), all_stats.clone());
-            let (stop, failed) = (control.clone(), shard_failed.clone());
-            let on_failure = Arc::new(move || {
-                failed.store(true, Ordering::Relaxed);
-                stop.stop_now();
-            });
-            match shard::spawn(cpu, Parts { settings, mesh, listeners, routes, all_stats, on_failure }) {
-                Ok(shard) => shards.push(shard),
-                Err(error) => {
-                    control.stop_now();
-                    let _ = control_thread.join();
-                    shards.into_iter().for_each(|shard| drop(shard.join()));
-                    return Err(StartError::Thread(error));
-                }
+    /// A server on this address, without a control port. Names are looked up; their first address counts.
+    pub fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        let found = address.to_socket_addrs().map(|mut found| found.next());
+        let mut config = Config { control: ControlAddress::Off, ..Config::default() };
+        let fault = match found {
+            Ok(Some(address)) => {
+                config.listen = vec![address];
+                None
             }
-        }
-        Ok(RunningServer {
-            websocket_addresses,
-            control_address,
-            cpus,
-            max_connections,
-            control,
-            control_thread,
-            shards,
-            shard_failed,
-            _locks: locks,
-        })
-    }
-}
-
-impl RunningServer {
-    /// Addresses that accept WebSocket connections, with the ports that the system chose.
-    #[must_use]
-    pub fn websocket_addresses(&self) -> &[SocketAddr] {
-        &self.websocket_addresses
-    }
-
-    /// Address of the control port, if there is one.
-    #[must_use]
-    pub fn control_address(&self) -> Option<SocketAddr> {
-        self.control_address
-    }
-
-    /// The CPU of each shard.
-    #[must_use]
-    pub fn cpus(&self) -> &[usize] {
-        &self.cpus
-    }
-
-    /// WebSocket connections that are served at a time.
-    #[must_use]
-    pub fn max_connections(&self) -> u64 {
-        self.max_connections
-    }
-
-    /// A handle that stops the server from any thread.
-    #[must_use]
-    pub fn handle(&self) -> ControlHandle {
-        self.control.clone()
-    }
-
-    /// Waits for the server's end: a signal, or [`ControlHandle::shutdown`].
-    ///
-    /// # Errors
-    /// When a shard failed.
-    pub fn wait(self) -> Result<Summary, StartError> {
-        let summary = self.control_thread.join();
-        let summary =
-            summary.map_err(|_| StartError::Thread(io::Error::other("the control thread panicked")))?;
-        if self.shard_failed.load(Ordering::Relaxed) {
-            // The others have been stopped as well: half a server would lose messages without a word.
-            return Err(StartError::Thread(io::Error::other("a shard failed; see its message above")));
-        }
-        for (number, shard) in self.shards.into_iter().enumerate() {
-            // One that does not answer may never end; its thread ends with the process.
-            if !summary.undrained_shards.contains(&number) {
-                shard.join().map_err(StartError::Thread)?;
-            }
-        }
-        Ok(summary)
-    }
-}
-
-fn listen_control(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SockAddr::from(address))?;
-        socket.listen(CONTROL_BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error| StartError::Control(address, error))
-}
-
-fn settings(config: &Config, max_connections: u64) -> Settings {
-    Settings {
-        max_connections,
-        max_message_bytes: config.max_message_bytes,
-        max_handshake_bytes: config.max_handshake_bytes,
-        handshake_timeout: Duration::from_millis(config.handshake_timeout_millis),
-        keepalive: Duration::from_millis(config.keepalive_millis),
-        send_queue_bytes: config.send_queue_bytes,
-        compression: config.compression == Switch::On,
-        compression_min_bytes: config.compression_min_bytes,
-        waiting: match config.wait {
-            WaitMode::Auto => Waiting::Automatic,
-            WaitMode::Ring => Waiting::Ring,
-            WaitMode::Executor => Waiting::Executor,
-        },
-    }
-}
-
-/// The routes of the server binary, made anew on each shard.
-fn routes(config: Config) -> Result<Arc<dyn Fn() -> Routes + Send + Sync>, StartError> {
-    let origins = OriginPolicy::parse(&config.allowed_origins)
-        .map_err(|error| StartError::Thread(io::Error::other(error.to_string())))?;
-    Ok(Arc::new(move || {
-        let mut routes = Routes::default();
-        let mut add = |pattern, component| {
-            let mut route = Route::new(pattern, component);
-            route.origins = origins.clone();
-            route.strict_sub_protocols = config.strict_subprotocols;
-            routes.add(route);
+            Ok(None) => Some(format!("{address:?} is no address")),
+            Err(error) => Some(format!("{address:?} is no address: {error}")),
         };
-        let names = || config.subprotocols.clone();
-        add(Pattern::Prefix(SUBSCRIBE_PREFIX.to_owned()), Box::new(Subscribe::new(names())));
-        let publish = PublishSubscribe::new(names(), config.client_publish);
-        add(Pattern::Prefix(PUBLISH_PREFIX.to_owned()), Box::new(publish));
-        if config.echo {
-            add(Pattern::Exact(ECHO_PATH.to_owned()), Box::new(Echo::new(names())));
-        }
-        routes
-    }))
+        Self(App::from_config(config).with_fault(fault))
+    }
+
+    /// Number of cores; every one that this process may use if this is not called.
+    pub fn cores(self, cores: usize) -> Self {
+        self.configure(|config| config.cores = Some(cores))
+    }
+
+    /// Changes any setting; see [`Config`].
+    pub fn configure(self, change: impl FnOnce(&mut Config)) -> Self {
+        Self(self.0.configure(change))
+    }
+
+    /// Serves until SIGTERM, SIGINT or a [`crate::ControlHandle`] ends it. The factory makes one component per core.
+    ///
+    /// # Errors
+    /// [`StartError`], when it cannot start or a core fails.
+    pub fn run(self, component: impl IntoWsServer) -> Result<(), StartError> {
+        self.0.route("/{*path}", component).run()
+    }
+
+    /// Starts serving and returns; signals are left to the caller.
+    ///
+    /// # Errors
+    /// [`StartError`], when it cannot start; nothing is left running then.
+    pub fn start(self, component: impl IntoWsServer) -> Result<RunningServer, StartError> {
+        self.0.route("/{*path}", component).start()
+    }
+}
+
+fn any_or(host: String) -> Option<String> {
+    (host != "*").then_some(host)
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::compression::{Compressors, Encoding, Encodings};
+use crate::connection_id::ConnectionId;
 use crate::ws::{MessageKind, ServerHeader};
 
 /// One published message as the WebSocket frame that every subscriber gets.
@@ -20,6 +21,8 @@ pub struct Frame {
     /// The same, compressed, for the encodings that were in use when the frame was handed out.
     compressed: OnceLock<Box<[Twin]>>,
     accepted_nanos: u64,
+    /// The one connection that is not to get it.
+    except: Option<ConnectionId>,
     unflushed: AtomicUsize,
 }
 
@@ -28,9 +31,14 @@ type Twin = (Encoding, Box<[u8]>);
 
 impl Frame {
     /// Encodes `payload` as one unfragmented message that was accepted at a time, in nanoseconds of
-    /// [`crate::clock::monotonic_nanos`].
+    /// [`crate::clock::monotonic_nanos`], for all subscribers but `except`.
     #[must_use]
-    pub fn new(kind: MessageKind, payload: &[u8], accepted_nanos: u64) -> Arc<Self> {
+    pub fn new(
+        kind: MessageKind,
+        payload: &[u8],
+        accepted_nanos: u64,
+        except: Option<ConnectionId>,
+    ) -> Arc<Self> {
         let header = ServerHeader::new(kind.opcode(), false, payload.len());
         Arc::new(Self {
             plain: join(&header, payload),
@@ -38,6 +46,7 @@ impl Frame {
             header_bytes: header.as_bytes().len() as u8,
             compressed: OnceLock::new(),
             accepted_nanos,
+            except,
             unflushed: AtomicUsize::new(0),
         })
     }
@@ -46,6 +55,12 @@ impl Frame {
     #[must_use]
     pub fn accepted_nanos(&self) -> u64 {
         self.accepted_nanos
+    }
+
+    /// The connection that is not to get it.
+    #[must_use]
+    pub fn except(&self) -> Option<ConnectionId> {
+        self.except
     }
 
     /// Bytes on the wire for connections of an encoding; plain ones where there is no twin of that encoding.
@@ -103,16 +118,16 @@ mod tests {
 
     #[test]
     fn a_frame_is_header_and_payload() {
-        let frame = Frame::new(MessageKind::Text, b"hello", 7);
+        let frame = Frame::new(MessageKind::Text, b"hello", 7, None);
         assert_eq!(frame.bytes(Encoding::PLAIN), b"\x81\x05hello");
-        let frame = Frame::new(MessageKind::Binary, &[1; 126], 7);
+        let frame = Frame::new(MessageKind::Binary, &[1; 126], 7, None);
         assert_eq!(frame.bytes(Encoding::PLAIN)[..4], [0x82, 126, 0, 126]);
         assert_eq!(frame.accepted_nanos(), 7);
     }
 
     #[test]
     fn the_last_flush_is_told() {
-        let frame = Frame::new(MessageKind::Text, b"", 0);
+        let frame = Frame::new(MessageKind::Text, b"", 0, None);
         frame.expect_flushes(2);
         assert!(!frame.flushed());
         assert!(frame.flushed());
@@ -121,7 +136,7 @@ mod tests {
     #[test]
     fn twins_say_the_same_and_their_lack_is_plain() {
         let payload = vec![b'z'; 1_000];
-        let frame = Frame::new(MessageKind::Text, &payload, 0);
+        let frame = Frame::new(MessageKind::Text, &payload, 0, None);
         let (small, large, unused) = (Encoding::window(9), Encoding::window(15), Encoding::window(12));
         let mut counts = [0; Encoding::COUNT];
         counts[small.index()] = 1;

@@ -1,6 +1,72 @@
 //! A thread-per-core WebSocket push server for Linux: publish one message, and every subscriber on every core
 //! has it within the time that the kernel needs to send it.
 //!
+//! This is the library behind the `corecast` binary, for those who write their server in Rust. If you know
+//! Ratchet's `WsServer`, you know it.
+//!
+//! # A chat
+//!
+//! ```no_run
+//! use corecast::{App, Component, Connection, Message, Outcome};
+//!
+//! struct Chat;
+//!
+//! impl Component for Chat {
+//!     fn on_open(&mut self, connection: &Connection) -> Outcome {
+//!         connection.subscribe("chat")?;
+//!         Ok(())
+//!     }
+//!
+//!     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+//!         connection.publish_to_others("chat", message)?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), corecast::StartError> {
+//!     App::new("localhost", 8080).route("/chat", || Chat).run()
+//! }
+//! ```
+//!
+//! It runs on every core: [`App::route`] takes a *factory*, which makes one `Chat` per core, on that core. So a
+//! component needs no lock and need not be `Send`, and it sees the connections of its own core only. What
+//! concerns all cores goes over *topics*: a publish reaches every subscriber on every core, in one order for all.
+//!
+//! # The tour
+//!
+//! - [`Component`]: the callbacks, all of which have a default. [`Component::on_request`] sees the upgrade request
+//!   and may refuse it with an HTTP status ([`Rejection::with_status`]).
+//! - [`Connection`]: send, close, subscribe, publish, the request, data of your own. A handle is cheap to clone, may
+//!   be kept, and is harmless once the connection is gone.
+//! - [`App`], [`Server`], [`WsServer`]: routes, allowed origins, keep-alive. [`App::configure`] reaches every limit
+//!   there is ([`Config`]). [`RunningServer`] is a server that runs, [`ControlHandle`] ends it from anywhere.
+//! - [`decorators`]: components that wrap yours, such as [`decorators::IpDenyList`] and
+//!   [`decorators::RateLimit`]. [`Component::inner`] shows how to write one.
+//! - [`Connection::spawn`] and [`Core`]: futures, timers, blocking work, and messages to the instances of your
+//!   component on the other cores.
+//!
+//! What a callback asks for is queued and carried out after it has returned, so nothing ever re-enters your code.
+//! A panic or an `Err` in a callback costs that connection and nothing else.
+//!
+//! # From Ratchet
+//!
+//! | Ratchet | corecast |
+//! |---|---|
+//! | `onOpen`, `onMessage`, `onClose`, `onError` | [`Component::on_open`], [`Component::on_message`], [`Component::on_close`], [`Component::on_error`] |
+//! | `$conn->send($data)` | [`Connection::send`] |
+//! | `$conn->close($code = 1000)` | [`Connection::close`] with a [`CloseCode`]; [`CloseCode::Normal`] is 1000 |
+//! | `$conn->httpRequest` | [`Connection::http_request`] |
+//! | `$conn->WebSocket->closing` | [`Connection::is_closing`] |
+//! | `$conn->resourceId`, `remoteAddress` | [`Connection::id`], [`Connection::remote_addr`] |
+//! | `SplObjectStorage` of connections | a `HashSet<Connection>`, or a topic |
+//! | `enableKeepAlive($loop, $interval)` | [`WsServer::enable_keep_alive`] |
+//! | `setStrictSubProtocolCheck($enable)` | [`WsServer::set_strict_sub_protocol_check`] |
+//! | `App::route($path, $component, $allowedOrigins, $httpHost)` | [`App::route`], then [`App::allowed_origins`], [`App::host`] |
+//! | `IoServer::factory(new HttpServer($ws), $port)->run()` | [`Server::bind`], [`Server::run`] |
+//! | `OriginCheck`, `IpBlackList` | [`decorators::OriginCheck`], [`decorators::IpDenyList`] |
+//! | `Topic::broadcast($msg, $exclude)` | [`Connection::publish`], [`Connection::publish_to_others`] |
+//! | `$loop->addPeriodicTimer(…)` | [`Core::spawn`] and [`Core::sleep`] |
+//!
 //! # Architecture
 //!
 //! Each CPU core runs one *shard*: a pinned [glommio](https://docs.rs/glommio) executor with its own listeners
@@ -15,27 +81,58 @@
 //! | Module | Owns | Lives on |
 //! |---|---|---|
 //! | [`config`] | every limit and knob | start |
-//! | [`app`] | a server put together from the parts below | start |
-//! | [`component`], [`routes`] | what users write, and which path it serves | its shard |
-//! | [`push`] | the components of the server binary | its shard |
-//! | [`shard`] | connections, topics, fan-out of one core | its shard |
-//! | [`control`] | HTTP API, metrics, signals | the control thread |
+//! | `app`, `ws_server`, `server` | a server put together from the parts below | start |
+//! | `component`, [`decorators`], `routes` | what users write, and which path it serves | its shard |
+//! | `shard` | connections, topics, fan-out of one core | its shard |
+//! | `control` | HTTP API, metrics, signals | the control thread |
 //! | [`ws`] | the protocol, without sockets, clocks or a runtime | anywhere |
-//! | [`topic`], [`frame`], [`compression`], [`arena`], [`clock`] | names, encoded messages, bytes of a pass, time | anywhere |
+//! | `topic`, `frame`, `compression`, `arena`, `clock` | names, encoded messages, bytes of a pass, time | anywhere |
 //!
-//! Imports point one way: `app` → `control` → `shard` → `component` → `ws`.
+//! Imports point one way: `app` → `server` → `control` → `shard` → `routes` → `component` → `ws`.
 
-pub mod app;
-pub mod arena;
-pub mod clock;
-pub mod component;
-pub mod compression;
 pub mod config;
-pub mod control;
-pub mod frame;
-pub mod preflight;
-pub mod push;
-pub mod routes;
-pub mod shard;
-pub mod topic;
+pub mod decorators;
 pub mod ws;
+
+// Internals: public for the project's own benchmarks, and without any promise.
+#[doc(hidden)]
+pub mod arena;
+#[doc(hidden)]
+pub mod clock;
+#[doc(hidden)]
+pub mod compression;
+#[doc(hidden)]
+pub mod control;
+#[doc(hidden)]
+pub mod frame;
+#[doc(hidden)]
+pub mod preflight;
+#[doc(hidden)]
+pub mod shard;
+
+mod address_rules;
+mod app;
+mod component;
+mod connection_id;
+mod path_pattern;
+mod routes;
+mod server;
+mod topic;
+mod ws_server;
+
+pub use address_rules::{AddressRules, InvalidNetwork};
+pub use app::{App, Server};
+pub use component::{
+    BlockingWork, CloseCause, CloseReason, Component, Connection, ConnectionId, Core, Fault, Message,
+    Outcome, Overloaded, PeerAddress, PreparedMessage, SiblingMessage, SubProtocol,
+};
+pub use config::Config;
+pub use control::{ControlHandle, Summary};
+pub use path_pattern::{InvalidPath, PathParameters};
+pub use server::{RunningServer, StartError};
+pub use topic::{MAX_TOPIC_BYTES, MAX_TOPICS_PER_REQUEST, TopicError, TopicName};
+pub use ws::{CloseCode, MessageKind, Rejection, Request};
+pub use ws_server::{IntoWsServer, WsServer};
+
+/// The HTTP status of a [`Rejection`].
+pub use http::StatusCode;

@@ -1,5 +1,7 @@
 //! The server binary: arguments, log, start, exit code.
 
+mod push;
+
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -7,7 +9,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use corecast::app::{RunningServer, Server};
+use corecast::RunningServer;
 use corecast::config::{self, Action, Config, LogFormat, LogLevel};
 
 /// Exit code when the server could not run to its end.
@@ -41,7 +43,7 @@ fn run(config: Config) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let server = match Server::start(config) {
+    let server = match push::app(config).start_for_process() {
         Ok(server) => server,
         Err(error) => return fail(&error, error.exit_code()),
     };

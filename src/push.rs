@@ -1,70 +1,72 @@
 //! The components of the server binary: subscribe, publish and subscribe, echo.
 //!
-//! They are written on the public API alone, and so are the examples of how to use it.
+//! They are written on the library's public API alone.
 
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
-use crate::component::{Component, Connection, Message};
-use crate::topic::TopicName;
-use crate::ws::{Rejection, Request};
+use corecast::{
+    App, CloseReason, Component, Config, Connection, Message, Outcome, PathParameters, Rejection, Request,
+    TopicError, TopicName, WsServer,
+};
 
-/// Path below which topics are subscribed to.
-pub const SUBSCRIBE_PREFIX: &str = "/sub/";
+/// Path of [`Subscribe`].
+const SUBSCRIBE_PATH: &str = "/sub/{*topics}";
 
-/// Path below which topics are published to and subscribed to.
-pub const PUBLISH_PREFIX: &str = "/pubsub/";
+/// Path of [`PublishSubscribe`].
+const PUBLISH_PATH: &str = "/pubsub/{*topic}";
 
-/// Path of the echo.
-pub const ECHO_PATH: &str = "/echo";
+/// Path of [`Echo`].
+const ECHO_PATH: &str = "/echo";
 
-fn bad_topic(error: crate::topic::TopicError) -> Rejection {
+fn bad_topic(error: TopicError) -> Rejection {
     Rejection::topic(error.to_string())
 }
 
 /// `/sub/<topic>[,<topic>…]`: sends what is published; a data frame from the client is a policy violation.
 #[derive(Debug, Default)]
-pub struct Subscribe {
+pub(crate) struct Subscribe {
     sub_protocols: Vec<String>,
 }
 
 impl Subscribe {
     /// Speaks these sub-protocols.
     #[must_use]
-    pub fn new(sub_protocols: Vec<String>) -> Self {
+    pub(crate) fn new(sub_protocols: Vec<String>) -> Self {
         Self { sub_protocols }
     }
 
-    fn topics(request: &Request) -> Result<Vec<TopicName>, Rejection> {
-        let list = request.uri().path().strip_prefix(SUBSCRIBE_PREFIX).unwrap_or_default();
-        TopicName::list_from_path(list).map_err(bad_topic)
+    fn topics(request: &Request) -> Result<Vec<TopicName>, TopicError> {
+        TopicName::list_from_path(PathParameters::of(request).get("topics").unwrap_or_default())
     }
 }
 
 impl Component for Subscribe {
-    fn sub_protocols(&self) -> &[String] {
-        &self.sub_protocols
+    fn sub_protocols(&mut self) -> Vec<String> {
+        self.sub_protocols.clone()
     }
 
     fn on_request(&mut self, request: &Request) -> Result<(), Rejection> {
-        Self::topics(request).map(drop)
+        Self::topics(request).map(drop).map_err(bad_topic)
     }
 
-    fn on_open(&mut self, connection: &Connection) {
-        let topics = connection.http_request().map(Self::topics);
-        for topic in topics.and_then(Result::ok).unwrap_or_default() {
-            connection.subscribe(topic);
+    fn on_open(&mut self, connection: &Connection) -> Outcome {
+        let request = connection.http_request().ok_or("the request is missing")?;
+        for topic in Self::topics(&request)? {
+            connection.subscribe(topic)?;
         }
+        Ok(())
     }
 
-    fn takes_messages(&self) -> bool {
+    fn takes_messages(&mut self) -> bool {
         false
     }
 }
 
 /// `/pubsub/<topic>`: as subscribe, and what the client sends is published, to itself too.
 #[derive(Debug, Default)]
-pub struct PublishSubscribe {
+pub(crate) struct PublishSubscribe {
     sub_protocols: Vec<String>,
     allowed: bool,
     /// One name per topic in use, so that a connection holds a count and not a name of its own.
@@ -74,13 +76,12 @@ pub struct PublishSubscribe {
 impl PublishSubscribe {
     /// Speaks these sub-protocols; answers every request with 403 unless clients are `allowed` to publish.
     #[must_use]
-    pub fn new(sub_protocols: Vec<String>, allowed: bool) -> Self {
+    pub(crate) fn new(sub_protocols: Vec<String>, allowed: bool) -> Self {
         Self { sub_protocols, allowed, topics: HashMap::new() }
     }
 
-    fn topic(request: &Request) -> Result<TopicName, Rejection> {
-        let name = request.uri().path().strip_prefix(PUBLISH_PREFIX).unwrap_or_default();
-        TopicName::from_path(name).map_err(bad_topic)
+    fn topic(request: &Request) -> Result<TopicName, TopicError> {
+        TopicName::from_path(PathParameters::of(request).get("topic").unwrap_or_default())
     }
 
     fn shared(&mut self, topic: TopicName) -> Rc<TopicName> {
@@ -94,32 +95,31 @@ impl PublishSubscribe {
 }
 
 impl Component for PublishSubscribe {
-    fn sub_protocols(&self) -> &[String] {
-        &self.sub_protocols
+    fn sub_protocols(&mut self) -> Vec<String> {
+        self.sub_protocols.clone()
     }
 
     fn on_request(&mut self, request: &Request) -> Result<(), Rejection> {
         if !self.allowed {
             return Err(Rejection::forbidden("clients may not publish here"));
         }
-        Self::topic(request).map(drop)
+        Self::topic(request).map(drop).map_err(bad_topic)
     }
 
-    fn on_open(&mut self, connection: &Connection) {
-        let topic = connection.http_request().map(Self::topic);
-        if let Some(Ok(topic)) = topic {
-            connection.set_data(self.shared(topic.clone()));
-            connection.subscribe(topic);
-        }
+    fn on_open(&mut self, connection: &Connection) -> Outcome {
+        let topic = Self::topic(&*connection.http_request().ok_or("the request is missing")?)?;
+        connection.set_data(self.shared(topic.clone()));
+        connection.subscribe(topic)?;
+        Ok(())
     }
 
-    fn on_message(&mut self, connection: &Connection, message: Message<'_>) {
-        if let Some(topic) = connection.data::<TopicName>() {
-            connection.publish(&topic, message);
-        }
+    fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+        let topic = connection.data::<TopicName>().ok_or("the topic is missing")?;
+        connection.publish(&*topic, message)?;
+        Ok(())
     }
 
-    fn on_close(&mut self, connection: &Connection, _reason: &crate::component::CloseReason) {
+    fn on_close(&mut self, connection: &Connection, _reason: &CloseReason) {
         // The last connection of a topic takes its entry along.
         if let Some(topic) = connection.data::<TopicName>() {
             if Rc::strong_count(&topic) <= 2 {
@@ -131,24 +131,48 @@ impl Component for PublishSubscribe {
 
 /// `/echo`: sends every message back.
 #[derive(Debug, Default)]
-pub struct Echo {
+pub(crate) struct Echo {
     sub_protocols: Vec<String>,
 }
 
 impl Echo {
     /// Speaks these sub-protocols.
     #[must_use]
-    pub fn new(sub_protocols: Vec<String>) -> Self {
+    pub(crate) fn new(sub_protocols: Vec<String>) -> Self {
         Self { sub_protocols }
     }
 }
 
 impl Component for Echo {
-    fn sub_protocols(&self) -> &[String] {
-        &self.sub_protocols
+    fn sub_protocols(&mut self) -> Vec<String> {
+        self.sub_protocols.clone()
     }
 
-    fn on_message(&mut self, connection: &Connection, message: Message<'_>) {
-        connection.reply(message);
+    fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+        connection.send(message);
+        Ok(())
     }
+}
+
+/// An app with the routes of the server binary.
+pub(crate) fn app(config: Config) -> App {
+    let keep_alive = Duration::from_millis(config.keepalive_millis);
+    let (names, strict) = (config.subprotocols.clone(), config.strict_subprotocols);
+    let (allowed, client_publish, echo) =
+        (config.allowed_origins.clone(), config.client_publish, config.echo);
+    let server =
+        |server: WsServer| server.enable_keep_alive(keep_alive).set_strict_sub_protocol_check(strict);
+    let (subscribe, publish, echoed) = (names.clone(), names.clone(), names);
+    let subscribe = WsServer::new(move || Subscribe::new(subscribe.clone()));
+    let publish = WsServer::new(move || PublishSubscribe::new(publish.clone(), client_publish));
+    let app = App::from_config(config)
+        .route(SUBSCRIBE_PATH, server(subscribe))
+        .allowed_origins(allowed.clone())
+        .route(PUBLISH_PATH, server(publish))
+        .allowed_origins(allowed.clone());
+    if !echo {
+        return app;
+    }
+    let echo = WsServer::new(move || Echo::new(echoed.clone()));
+    app.route(ECHO_PATH, server(echo)).allowed_origins(allowed)
 }

@@ -1,101 +1,149 @@
 //! Which component serves which path. One table per core.
 
-use crate::component::Component;
-use crate::ws::{OriginPolicy, Rejection, Request, handshake};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-/// Paths that a route serves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// This path only.
-    Exact(String),
-    /// Every path that begins so, and has more behind it.
-    Prefix(String),
-}
-
-impl Pattern {
-    /// Whether the route serves this path.
-    #[must_use]
-    pub fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(exact) => path == exact,
-            Self::Prefix(prefix) => path.starts_with(prefix.as_str()),
-        }
-    }
-}
+use crate::address_rules::AddressRules;
+use crate::component::{Component, PeerAddress};
+use crate::path_pattern::PathPattern;
+use crate::ws::{OriginPolicy, RejectReason, Rejection, Request, handshake};
 
 /// One route: the paths, who may come, and the component that serves them.
-pub struct Route {
+pub(crate) struct Route {
     /// Paths served.
-    pub pattern: Pattern,
+    pub(crate) pattern: PathPattern,
+    /// The host that the request must name, without port; `None` is any.
+    pub(crate) host: Option<String>,
     /// Origins that browsers may come from.
-    pub origins: OriginPolicy,
+    pub(crate) origins: OriginPolicy,
     /// Whether a client that offers sub-protocols must offer one of the component's.
-    pub strict_sub_protocols: bool,
+    pub(crate) strict_sub_protocols: bool,
+    /// Interval of pings; zero is none.
+    pub(crate) keepalive: Duration,
     /// The component of this core.
-    pub component: Box<dyn Component>,
-    /// What the component said of itself.
-    takes_messages: bool,
+    pub(crate) component: Box<dyn Component>,
 }
 
-impl Route {
-    /// A route for browsers of the same host, with the strict check of sub-protocols.
-    #[must_use]
-    pub fn new(pattern: Pattern, component: Box<dyn Component>) -> Self {
-        let takes_messages = component.takes_messages();
-        Self {
-            pattern,
-            origins: OriginPolicy::SameHost,
-            strict_sub_protocols: true,
-            component,
-            takes_messages,
-        }
-    }
+/// A route, and what its component said of itself.
+struct Entry {
+    route: Route,
+    sub_protocols: Vec<String>,
+    takes_messages: bool,
+    keeps_requests: bool,
+    address_rules: Vec<AddressRules>,
 }
 
 /// What a request is answered with.
 #[derive(Debug)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// Index of the route.
-    pub route: u8,
+    pub(crate) route: u8,
     /// The sub-protocol chosen.
-    pub sub_protocol: Option<String>,
+    pub(crate) sub_protocol: Option<String>,
 }
+
+/// Most routes that a server can have: a slot has one byte for the number of its route.
+pub(crate) const MAX_ROUTES: usize = 256;
 
 /// The routes of one core, in the order in which they are asked.
 #[derive(Default)]
-pub struct Routes(Vec<Route>);
+pub(crate) struct Routes {
+    entries: Vec<Entry>,
+    /// Whether every route has address rules: only then can an address be refused before its request is here.
+    all_have_rules: bool,
+}
 
 impl Routes {
-    /// Adds a route behind those there are.
-    ///
-    /// # Panics
-    /// When there are 256 routes already.
-    pub fn add(&mut self, route: Route) {
-        assert!(self.0.len() < 256, "a shard has at most 256 routes");
-        self.0.push(route);
+    /// Adds a route behind those there are. More than [`MAX_ROUTES`] are ruled out where routes are gathered.
+    pub(crate) fn add(&mut self, mut route: Route) {
+        debug_assert!(self.entries.len() < MAX_ROUTES);
+        let component = &mut route.component;
+        self.entries.push(Entry {
+            sub_protocols: component.sub_protocols(),
+            takes_messages: component.takes_messages(),
+            keeps_requests: component.keeps_requests(),
+            address_rules: component.address_rules(),
+            route,
+        });
+        self.all_have_rules = self.entries.iter().all(|entry| !entry.address_rules.is_empty());
+    }
+
+    /// Number of routes.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// The component of a route.
     pub(crate) fn component(&mut self, route: u8) -> &mut dyn Component {
-        &mut *self.0[usize::from(route)].component
+        &mut *self.entries[usize::from(route)].route.component
     }
 
     /// Whether clients of a route may send messages.
     pub(crate) fn takes_messages(&self, route: u8) -> bool {
-        self.0[usize::from(route)].takes_messages
+        self.entries[usize::from(route)].takes_messages
     }
 
-    /// Judges an upgrade request: the first reason to refuse it, or the route that takes it.
-    pub(crate) fn accept(&mut self, request: &Request) -> Result<Accepted, Rejection> {
-        let path = request.uri().path();
-        let found = self.0.iter_mut().enumerate().find(|(_, route)| route.pattern.matches(path));
-        let (index, route) = found.ok_or_else(Rejection::not_found)?;
+    /// Whether a route's component keeps requests.
+    pub(crate) fn keeps_requests(&self, route: u8) -> bool {
+        self.entries[usize::from(route)].keeps_requests
+    }
+
+    /// Interval of a route's pings; zero is none.
+    pub(crate) fn keepalive(&self, route: u8) -> Duration {
+        self.entries[usize::from(route)].route.keepalive
+    }
+
+    /// Whether an address is refused whatever it may ask for; `peer` is looked up only if that can be.
+    pub(crate) fn refuses(&self, peer: impl FnOnce() -> Option<SocketAddr>) -> bool {
+        if !self.all_have_rules || self.entries.is_empty() {
+            return false;
+        }
+        peer().is_some_and(|peer| self.entries.iter().all(|entry| entry.denies(peer)))
+    }
+
+    /// Judges an upgrade request: the first reason to refuse it, or the route that takes it. The request gets its
+    /// extensions.
+    pub(crate) fn accept(
+        &mut self,
+        request: &mut Request,
+        peer: Option<SocketAddr>,
+    ) -> Result<Accepted, Rejection> {
+        let (index, parameters) = self.find(request)?;
+        let entry = &mut self.entries[index];
         handshake::check_upgrade(request)?;
-        route.origins.check(request)?;
-        let supported = route.component.sub_protocols();
-        let chosen = handshake::select_subprotocol(request, supported, route.strict_sub_protocols)?;
+        if peer.is_some_and(|peer| entry.denies(peer)) {
+            return Err(Rejection::new(RejectReason::Address, "this address may not connect"));
+        }
+        entry.route.origins.check(request)?;
+        let chosen =
+            handshake::select_subprotocol(request, &entry.sub_protocols, entry.route.strict_sub_protocols)?;
         let sub_protocol = chosen.map(str::to_owned);
-        route.component.on_request(request)?;
+        if !parameters.is_empty() {
+            request.extensions_mut().insert(parameters);
+        }
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(PeerAddress(peer));
+        }
+        entry.route.component.on_request(request)?;
         Ok(Accepted { route: index as u8, sub_protocol })
+    }
+
+    fn find(&self, request: &Request) -> Result<(usize, crate::path_pattern::PathParameters), Rejection> {
+        let path = request.uri().path();
+        for (index, entry) in self.entries.iter().enumerate() {
+            if entry.route.host.as_deref().is_some_and(|host| !handshake::names_host(request, host)) {
+                continue;
+            }
+            if let Some(parameters) = entry.route.pattern.matches(path)? {
+                return Ok((index, parameters));
+            }
+        }
+        Err(Rejection::not_found())
+    }
+}
+
+impl Entry {
+    fn denies(&self, peer: SocketAddr) -> bool {
+        self.address_rules.iter().any(|rules| rules.denies(peer.ip()))
     }
 }

@@ -4,6 +4,7 @@
 //! to doubt it. Cloning is a reference count; the name may cross cores.
 
 use std::borrow::Borrow;
+use std::convert::Infallible;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -134,6 +135,43 @@ impl TopicName {
         let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         let hash = hash ^ (hash >> 33);
         ((u128::from(hash) * shards as u128) >> 64) as usize
+    }
+}
+
+impl TryFrom<&str> for TopicName {
+    type Error = TopicError;
+
+    fn try_from(name: &str) -> Result<Self, TopicError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<&String> for TopicName {
+    type Error = TopicError;
+
+    fn try_from(name: &String) -> Result<Self, TopicError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for TopicName {
+    type Error = TopicError;
+
+    fn try_from(name: String) -> Result<Self, TopicError> {
+        Self::new(&name)
+    }
+}
+
+impl From<&Self> for TopicName {
+    /// Another reference to the same name.
+    fn from(name: &Self) -> Self {
+        name.clone()
+    }
+}
+
+impl From<Infallible> for TopicError {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

@@ -108,13 +108,23 @@ fn only_the_control_thread_names_tokio_and_axum() {
 
 #[test]
 fn imports_point_one_way() {
-    let layers: [(&str, &[&str]); 6] = [
+    let layers: [(&str, &[&str]); 9] = [
         ("src/ws", &["crate::config", "crate::shard", "crate::component", "crate::app", "crate::control"]),
         ("src/config", &["crate::ws", "crate::shard", "crate::component", "crate::app", "crate::control"]),
-        ("src/component", &["crate::shard", "crate::app", "crate::control"]),
-        ("src/shard", &["crate::app", "crate::control"]),
-        ("src/control", &["crate::app", "crate::push"]),
-        ("src/push", &["crate::app", "crate::shard", "crate::control"]),
+        (
+            "src/component",
+            &["crate::routes", "crate::shard", "crate::control", "crate::server", "crate::app"],
+        ),
+        (
+            "src/decorators",
+            &["crate::routes", "crate::shard", "crate::control", "crate::server", "crate::app"],
+        ),
+        ("src/routes", &["crate::shard", "crate::control", "crate::server", "crate::app"]),
+        ("src/shard", &["crate::control", "crate::server", "crate::app"]),
+        ("src/control", &["crate::server", "crate::app"]),
+        ("src/server", &["crate::app"]),
+        // The binary: nothing but what any user of the library has.
+        ("src/push", &["crate"]),
     ];
     for (layer, above) in layers {
         // A layer is one file or a directory of them.

@@ -152,7 +152,7 @@ async fn read_publish(
         let reason = "the body is not UTF-8; bytes need Content-Type: application/octet-stream";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
-    Ok((topic, Frame::new(kind, &payload, clock::monotonic_nanos())))
+    Ok((topic, Frame::new(kind, &payload, clock::monotonic_nanos(), None)))
 }
 
 impl Shared {

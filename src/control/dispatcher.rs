@@ -286,7 +286,7 @@ mod tests {
     fn publish() -> (Command, oneshot::Receiver<Result<Receipt, Overloaded>>) {
         let (reply, answer) = oneshot::channel();
         let topic = TopicName::new("a").unwrap();
-        (Command::Publish { topic, frame: Frame::new(MessageKind::Text, b"x", 0), reply }, answer)
+        (Command::Publish { topic, frame: Frame::new(MessageKind::Text, b"x", 0, None), reply }, answer)
     }
 
     #[test]

@@ -44,6 +44,9 @@ const FANOUT_BUCKETS: [(u64, &str); 17] = [
     (10_000_000, "10"),
 ];
 
+/// Labels of `publishes_total`.
+const PUBLISH_SOURCES: [&str; 3] = ["http", "websocket", "component"];
+
 /// Content type of the format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -213,9 +216,10 @@ fn render_messages(out: &mut Exposition<'_>) {
     let value = out.sum(|s| &s.topics);
     out.single("topics", "gauge", "Topics that there are now.", value);
     let help = "Messages accepted, by where they came from.";
-    out.summed("publishes_total", "source", help, ["http", "websocket"], |s, source| match source {
+    out.summed("publishes_total", "source", help, PUBLISH_SOURCES, |s, source| match source {
         0 => s.publishes_http.get(),
-        _ => s.publishes_websocket.get(),
+        1 => s.publishes_websocket.get(),
+        _ => s.publishes_component.get(),
     });
     let help = "Messages handed to the kernel or to a connection's send queue.";
     out.per_core("deliveries_total", "counter", help, |s| s.deliveries.get());
@@ -265,7 +269,14 @@ fn render_shards(out: &mut Exposition<'_>, shared: &Shared) {
         s.loop_stall_nanos.get() as f64 / 1e9
     });
     let value = out.sum(|s| &s.callback_panics);
-    out.single("callback_panics_total", "counter", "Panics caught in callbacks of components.", value);
+    let help = "Panics caught in callbacks of components and in their tasks.";
+    out.single("callback_panics_total", "counter", help, value);
+    let value = out.sum(|s| &s.callback_errors);
+    let help = "Errors returned by callbacks of components and by their tasks.";
+    out.single("callback_errors_total", "counter", help, value);
+    let value = out.sum(|s| &s.rate_limited);
+    let help = "Connections closed because they sent more messages than a rate limit lets pass.";
+    out.single("rate_limited_connections_total", "counter", help, value);
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ impl Broadcast {
 pub(super) enum Payload {
     /// Bytes of the batch's arena.
     Direct(Span),
+    /// Bytes that were encoded before, shared by all connections that get them.
+    Shared(Rc<[u8]>),
     /// Frames of a topic.
     Broadcast(Broadcast),
 }
@@ -115,6 +117,11 @@ impl Batch {
     }
 
     /// A payload by number.
+    pub(super) fn payload(&self, payload: u32) -> &Payload {
+        &self.payloads[payload as usize]
+    }
+
+    /// A payload by number.
     pub(super) fn payload_mut(&mut self, payload: u32) -> &mut Payload {
         &mut self.payloads[payload as usize]
     }
@@ -128,10 +135,11 @@ impl Batch {
     pub(super) fn stage(&mut self, ring: &mut Ring, slot: u32, payload: u32, socket: BorrowedFd<'_>) {
         let bytes: *const [u8] = match &self.payloads[payload as usize] {
             Payload::Direct(span) => self.arena.bytes(*span),
+            Payload::Shared(bytes) => &**bytes,
             Payload::Broadcast(broadcast) => broadcast.bytes(),
         };
         self.staged = true;
-        // SAFETY: the bytes lie on the heap, in a block of the held arena, a frame or a joined buffer. None of
+        // SAFETY: the bytes lie on the heap, in a block of the held arena, a shared slice, a frame or a joined buffer. None of
         // these is changed or dropped before `submitted` has insisted that nothing is staged any more; moving
         // the payload or the arena does not move them.
         unsafe { ring.stage_send(slot, payload, socket.as_raw_fd(), bytes) }

@@ -15,7 +15,7 @@
 //!    connection of the same descriptor number can get nothing that was meant for the old one.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -26,8 +26,9 @@ use super::outbound::Outbound;
 use super::ring::same_generation;
 use super::slab::State;
 use super::{REFUSAL_RESERVE, Shard};
-use crate::component::{CloseCause, CloseReason, Command, Component, Connection, ConnectionId, Fault};
+use crate::component::{CloseCause, CloseReason, Command, SubProtocol};
 use crate::compression::Encoding;
+use crate::connection_id::ConnectionId;
 use crate::ws::{self, Event, Limits, RejectReason, Rejection, Request};
 
 /// What a client refused for the server's own reasons is told to wait, in seconds.
@@ -81,6 +82,10 @@ impl Shard {
         let sockets: u64 = self.all_stats.iter().map(|stats| stats.sockets.get()).sum();
         if sockets >= self.settings.max_connections + REFUSAL_RESERVE {
             self.stats.rejected[RejectReason::Capacity.index()].add(1);
+            return;
+        }
+        if self.routes.refuses(|| socket.peer_addr().ok()) {
+            self.stats.rejected[RejectReason::Address.index()].add(1);
             return;
         }
         let index = self.slab.insert(socket);
@@ -190,7 +195,7 @@ impl Shard {
         true
     }
 
-    fn on_request(&mut self, index: u32, request: Request) {
+    fn on_request(&mut self, index: u32, mut request: Request) {
         if self.drain.is_some() {
             return self
                 .reject(index, &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS));
@@ -198,8 +203,9 @@ impl Shard {
         if self.slab[index].over_limit {
             return self.reject(index, &Rejection::capacity(RETRY_AFTER_SECONDS));
         }
+        let peer = self.slab[index].socket.as_ref().and_then(|socket| socket.peer_addr().ok());
         let routes = &mut self.routes;
-        let accepted = match catch_unwind(AssertUnwindSafe(|| routes.accept(&request))) {
+        let accepted = match catch_unwind(AssertUnwindSafe(|| routes.accept(&mut request, peer))) {
             Ok(accepted) => accepted,
             Err(_) => {
                 self.stats.callback_panics.add(1);
@@ -221,7 +227,10 @@ impl Shard {
         match accepted {
             Ok((accepted, encoding)) => {
                 self.slab[index].encoding = encoding;
-                self.open(index, accepted.route, request, &response);
+                if let Some(name) = accepted.sub_protocol {
+                    request.extensions_mut().insert(SubProtocol(name));
+                }
+                self.open(index, accepted.route, peer, request, &response);
             }
             Err(rejection) => self.reject(index, &rejection),
         }
@@ -230,25 +239,29 @@ impl Shard {
 
     /// Opens the connection. The 101 stands before anything that `on_open` sends; it is held back while the
     /// owner of a topic has yet to confirm, so that a client that sees it misses nothing published afterwards.
-    fn open(&mut self, index: u32, route: u8, request: Request, response: &[u8]) {
+    fn open(&mut self, index: u32, route: u8, peer: Option<SocketAddr>, request: Request, response: &[u8]) {
         let id = self.slab.id(index);
         let slot = &mut self.slab[index];
         slot.state = State::Open;
         slot.route = route;
         let encoding = slot.encoding;
-        self.context.opened(id, encoding);
+        let request = Rc::new(request);
+        let kept = self.routes.keeps_requests(route).then(|| request.clone());
+        self.context.opened(id, encoding, peer, kept);
         self.stats.connections.add(1);
         self.stats.opened.add(1);
         self.context.send_bytes(id, response, &[]);
         let mark = self.context.mark();
-        self.call(id, route, Some(Rc::new(request)), |component, connection| component.on_open(connection));
+        self.call(id, route, Some(request), |component, connection| component.on_open(connection));
         let (local, shards, shard) = (&self.local, self.mesh.shards(), self.mesh.shard());
         let must_wait = self.context.any_since(mark, |command| match command {
             Command::Subscribe { topic, .. } => topic.owner(shards) != shard && !local.is_joined(topic),
             _ => false,
         });
         if must_wait {
-            self.slab[index].outbound = Some(Box::new(Outbound::held()));
+            let held = Outbound::held();
+            self.context.show_queue(id, held.shown_bytes());
+            self.slab[index].outbound = Some(Box::new(held));
             self.context.push(Command::Release { connection: id });
         }
     }
@@ -303,9 +316,10 @@ impl Shard {
             Event::Message(message) => {
                 if state == State::Open {
                     self.call(id, route, None, |component, connection| {
-                        if !connection.is_closing() {
-                            component.on_message(connection, message);
+                        if connection.is_closing() {
+                            return Ok(());
                         }
+                        component.on_message(connection, message)
                     });
                 }
                 true
@@ -339,31 +353,5 @@ impl Shard {
                 false
             }
         }
-    }
-
-    // ---- callbacks ----
-
-    /// Calls the component. A panic is told to `on_error` and closes this connection with 1011.
-    pub(super) fn call(
-        &mut self,
-        id: ConnectionId,
-        route: u8,
-        request: Option<Rc<Request>>,
-        callback: impl FnOnce(&mut dyn Component, &Connection),
-    ) {
-        let connection = Connection::new(id, &self.context, request);
-        let component = self.routes.component(route);
-        let result = catch_unwind(AssertUnwindSafe(|| callback(component, &connection)));
-        let Err(panic) = result else { return };
-        self.stats.callback_panics.add(1);
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        let fault = Fault::Panic(text);
-        let component = self.routes.component(route);
-        if catch_unwind(AssertUnwindSafe(|| component.on_error(&connection, &fault))).is_err() {
-            self.stats.callback_panics.add(1);
-        }
-        // Queued like everything a callback asks for, behind what it asked for before it panicked.
-        connection.close_for(CloseCause::Panic, 1011, "internal error");
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::component::ConnectionId;
+use crate::connection_id::ConnectionId;
 
 /// Deadlines of one kind.
 #[derive(Debug)]

@@ -4,20 +4,20 @@
 //! for), then lets everything go out together. Sleep is a wait in the shard's own ring; while user tasks live
 //! on the executor the driver parks there instead, so that they run. Either way a sleep ends at the next tick.
 
-use std::cell::Cell;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, mpsc};
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 
-use super::ring::{Completion, Parking};
+use super::batch::Payload;
+use super::message::Application;
+use super::parking::{Parking, YieldNow};
+use super::ring::Completion;
+use super::tasks::BLOCKING_THREADS;
 use super::{Parts, Shard, Waiting};
 use crate::clock;
-use crate::component::Command;
+use crate::component::{CloseCause, Command};
 
 /// Bytes queued by callbacks at which a pass applies them before it reads on.
 const APPLY_AT_BYTES: usize = 1024 * 1024;
@@ -29,10 +29,11 @@ const OVERFLOW_RETRY: Duration = Duration::from_millis(1);
 /// never matter, and the driver yields by itself after every pass while user tasks live.
 const PREEMPT_TIMER: Duration = Duration::from_millis(100);
 
-thread_local! {
-    /// User tasks alive on this executor.
-    static USER_TASKS: Cell<usize> = const { Cell::new(0) };
-}
+/// How long a shard that is never idle may keep its executor from timers and files of user tasks.
+const REACTOR_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Shortest wait in which the executor looks after its reactor.
+const REACTOR_VISIT: Duration = Duration::from_micros(1);
 
 /// A running shard.
 #[derive(Debug)]
@@ -61,11 +62,16 @@ pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
         .io_memory(0)
         .ring_depth(64)
         .preempt_timer(PREEMPT_TIMER)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .spawn(move || async move {
             let on_failure = parts.on_failure.clone();
             match Shard::new(parts) {
                 Ok(mut shard) => {
+                    if let Err(fault) = shard.start_components() {
+                        shard.tasks.end().await;
+                        let _ = ready.send(Err(io::Error::other(fault)));
+                        return Ok(());
+                    }
                     shard.arm_listeners();
                     let _ = ready.send(Ok(()));
                     let alarm = Alarm(on_failure);
@@ -100,19 +106,36 @@ impl Drop for Alarm {
 
 impl Shard {
     async fn run(&mut self) -> io::Result<()> {
-        let parking = Parking::new(&mut self.ring)?;
+        let mut parking = Parking::new(&mut self.ring)?;
+        let outcome = self.run_passes(&mut parking).await;
+        self.tasks.end().await;
+        parking.end().await;
+        outcome
+    }
+
+    async fn run_passes(&mut self, parking: &mut Parking) -> io::Result<()> {
+        let mut visited_nanos = self.now_nanos;
         while !self.ending_now {
             let busy = self.pass()?;
             let in_executor = match self.settings.waiting {
-                Waiting::Automatic => USER_TASKS.get() > 0,
+                Waiting::Automatic => self.tasks.any(),
                 Waiting::Ring => false,
                 Waiting::Executor => true,
             };
             match (busy, in_executor) {
                 (true, false) => {}
-                (true, true) => YieldNow::default().await,
+                (true, true) if self.now_nanos - visited_nanos < REACTOR_INTERVAL.as_nanos() as u64 => {
+                    YieldNow::default().await;
+                }
+                (true, true) => {
+                    glommio::timer::sleep(REACTOR_VISIT).await;
+                    visited_nanos = self.now_nanos;
+                }
                 (false, false) => self.wait_in_ring()?,
-                (false, true) => self.wait_in_executor(&parking).await?,
+                (false, true) => {
+                    self.wait_in_executor(parking).await?;
+                    visited_nanos = self.now_nanos;
+                }
             }
         }
         self.cut_all();
@@ -141,7 +164,10 @@ impl Shard {
         }
         self.report_subscribers();
         self.report_drained();
-        self.mesh.retry_overflow();
+        if self.mesh.has_overflow() {
+            self.mesh.retry_overflow();
+            self.renew_credits();
+        }
         self.ring_doorbells();
         if !self.unflushed.is_empty() || !self.ending.is_empty() {
             self.flush_batch();
@@ -244,15 +270,25 @@ impl Shard {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::Send { connection, bytes } => self.send_direct(connection, bytes),
+            Command::Send { connection, bytes } => self.send_direct(connection, Payload::Direct(bytes)),
+            Command::SendShared { connection, bytes } => {
+                self.send_direct(connection, Payload::Shared(bytes));
+            }
             Command::Close { connection, reason } => {
                 if self.slab.find(connection).is_some() {
+                    if reason.cause == CloseCause::RateLimit {
+                        self.stats.rate_limited.add(1);
+                    }
                     self.begin_close(connection.slot, reason);
                 }
             }
             Command::Subscribe { connection, topic } => self.subscribe(connection, &topic),
             Command::Unsubscribe { connection, topic } => self.unsubscribe_from(connection, &topic),
-            Command::Publish { connection, topic, frame } => self.publish(connection, topic, frame),
+            Command::Publish { origin, topic, frame } => self.publish(origin, topic, frame),
+            Command::ToSibling { route, shard, value } => {
+                self.send_to_sibling(route, shard, Application(value));
+            }
+            Command::Fault { route, connection, fault } => self.on_task_fault(route, connection, &fault),
             Command::Release { connection } => self.release_hold(connection),
         }
     }
@@ -279,7 +315,7 @@ impl Shard {
         result
     }
 
-    async fn wait_in_executor(&mut self, parking: &Parking) -> io::Result<()> {
+    async fn wait_in_executor(&mut self, parking: &mut Parking) -> io::Result<()> {
         if self.mesh.has_overflow() {
             glommio::timer::sleep(OVERFLOW_RETRY).await;
             return Ok(());
@@ -287,30 +323,11 @@ impl Shard {
         self.mesh.doorbell().fall_asleep();
         if !self.receive_messages() {
             if self.ring.park(self.sleep_length())? {
-                parking.wait().await?;
+                parking.wait(&self.context).await?;
             }
             self.ring.unpark();
         }
         self.mesh.doorbell().wake_up();
         Ok(())
-    }
-}
-
-/// Lets the executor's other tasks run once. A timer of zero does not yield in glommio.
-#[derive(Default)]
-struct YieldNow {
-    yielded: bool,
-}
-
-impl Future for YieldNow {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
-        if self.yielded {
-            return Poll::Ready(());
-        }
-        self.yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }

@@ -34,7 +34,7 @@ impl Shard {
             return;
         }
         let id = self.slab.id(index);
-        self.context.closing(id);
+        self.context.begin_closing(id);
         self.unsubscribe_all(index);
         self.queue_close(index, reason.code, &reason.text);
         self.slab[index].state = State::Closing;
@@ -108,11 +108,14 @@ impl Shard {
     pub(super) fn end_session(&mut self, index: u32, reason: &CloseReason) {
         let id = self.slab.id(index);
         self.unsubscribe_all(index);
-        self.context.closing(id);
+        self.context.begin_closing(id);
         self.stats.connections.subtract(1);
         self.stats.closed[stats::close_label(reason.code)].add(1);
         let route = self.slab[index].route;
-        self.call(id, route, None, |component, connection| component.on_close(connection, reason));
+        self.call(id, route, None, |component, connection| {
+            component.on_close(connection, reason);
+            Ok(())
+        });
         // Drops what the component attached, and so may run its code.
         let context = &self.context;
         if catch_unwind(AssertUnwindSafe(|| context.gone(id))).is_err() {
@@ -193,6 +196,7 @@ impl Shard {
         slot.session = Session::default();
         if let Some(outbound) = slot.outbound.take() {
             self.stats.send_queue_bytes.subtract(outbound.queued_bytes() as u64);
+            self.context.unshow_queue(index);
         }
         if slot.watching_readable {
             self.ring.unwatch_readable(index, slot.generation);

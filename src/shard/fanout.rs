@@ -13,10 +13,10 @@ use super::batch::{Broadcast, Payload};
 use super::outbound::{Piece, Progress};
 use super::ring::ShortSend;
 use super::slab::State;
-use crate::arena::Span;
 use crate::clock;
-use crate::component::{CloseCause, ConnectionId};
+use crate::component::CloseCause;
 use crate::compression::Encoding;
+use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 
 /// Most bytes of one topic that are joined into one send; more leave in several.
@@ -25,8 +25,8 @@ const MAX_JOINED_BYTES: usize = 256 * 1024;
 impl Shard {
     // ---- to one connection ----
 
-    /// Sends bytes of the held arena to one connection.
-    pub(super) fn send_direct(&mut self, id: ConnectionId, span: Span) {
+    /// Sends a payload, of the held arena or shared, to one connection.
+    pub(super) fn send_direct(&mut self, id: ConnectionId, payload: Payload) {
         let Some(slot) = self.slab.find(id) else { return };
         if slot.sealed || matches!(slot.state, State::Dead | State::Free) {
             return;
@@ -39,8 +39,8 @@ impl Shard {
             return;
         }
         if slot.outbound.is_some() {
-            let bytes = self.batch.arena_bytes(span).into();
-            return self.enqueue(id.slot, Piece::Bytes(bytes), 0);
+            let piece = self.piece_of(&payload);
+            return self.enqueue(id.slot, piece, 0);
         }
         if self.batch.is_full() {
             self.flush_batch();
@@ -48,15 +48,32 @@ impl Shard {
         let slot = &mut self.slab[id.slot];
         slot.staged_in = self.batch.number();
         if let Some(socket) = slot.descriptor() {
-            let payload = self.batch.hold(Payload::Direct(span));
+            let payload = self.batch.hold(payload);
             self.batch.stage(&mut self.ring, id.slot, payload, socket);
+        }
+    }
+
+    /// A payload for one connection as its send queue holds it.
+    fn piece_of(&self, payload: &Payload) -> Piece {
+        match payload {
+            Payload::Shared(bytes) => Piece::Shared(bytes.clone()),
+            Payload::Direct(span) => Piece::Bytes(self.batch.arena_bytes(*span).into()),
+            Payload::Broadcast(broadcast) => Piece::Bytes(broadcast.bytes().into()),
         }
     }
 
     /// Queues a piece behind what waits already; beyond the limit the connection overflows instead.
     fn enqueue(&mut self, index: u32, piece: Piece, sent: usize) {
+        let id = self.slab.id(index);
         let slot = &mut self.slab[index];
-        let outbound = slot.outbound.get_or_insert_default();
+        let outbound = match &mut slot.outbound {
+            Some(outbound) => outbound,
+            none => {
+                let outbound = none.insert(Box::default());
+                self.context.show_queue(id, outbound.shown_bytes());
+                outbound
+            }
+        };
         let before = outbound.queued_bytes();
         let limit = self.settings.send_queue_bytes;
         if outbound.is_over(piece.len() - sent, limit) {
@@ -84,7 +101,13 @@ impl Shard {
         if slot.state == State::Dead {
             return self.free_if_unwatched(index);
         }
+        let was_behind = slot.outbound.is_some();
         self.send_queued(index);
+        let slot = &self.slab[index];
+        if was_behind && slot.outbound.is_none() && slot.state == State::Open {
+            let (id, route) = (self.slab.id(index), slot.route);
+            self.call(id, route, None, |component, connection| component.on_drain(connection));
+        }
     }
 
     /// Sends what a connection's queue holds and its socket takes.
@@ -102,6 +125,7 @@ impl Shard {
         match progress {
             Ok(Progress::Empty) => {
                 slot.outbound = None;
+                self.context.unshow_queue(index);
                 // More may have been asked for in this pass: whether all is sent is judged at its end.
                 if matches!(slot.state, State::Finishing | State::Linger) {
                     self.ending.push(index);
@@ -145,7 +169,7 @@ impl Shard {
                 let mut rest = pending.as_slice();
                 while !rest.is_empty() {
                     let (group, next) = rest.split_at(joinable(rest));
-                    self.broadcast(group, &subscribers);
+                    self.broadcast_group(topic, group, &subscribers);
                     rest = next;
                 }
             }
@@ -153,6 +177,33 @@ impl Shard {
             let entry = self.local.get_mut(topic);
             debug_assert!(entry.subscribers.is_empty());
             entry.subscribers = subscribers;
+        }
+    }
+
+    /// Sends the frames of a group to all subscribers but, of each frame, its excepted one.
+    fn broadcast_group(&mut self, topic: u32, group: &[Arc<Frame>], subscribers: &[u32]) {
+        if group.iter().all(|frame| frame.except().is_none()) {
+            return self.broadcast(group, subscribers);
+        }
+        let mut excluded = Vec::new();
+        for id in group.iter().filter_map(|frame| frame.except()) {
+            if id.shard == self.context.shard() {
+                if let Some(slot) = self.slab.find(id).filter(|slot| !slot.excluded) {
+                    slot.excluded = true;
+                    excluded.push(id);
+                }
+            }
+        }
+        self.broadcast(group, subscribers);
+        for id in excluded {
+            let slot = &mut self.slab[id.slot];
+            slot.excluded = false;
+            // One that publishes to a topic without subscribing to it gets nothing at all.
+            let is_subscriber = slot.subscriptions.as_slice().iter().any(|place| place.topic == topic);
+            let others: Vec<_> = group.iter().filter(|frame| frame.except() != Some(id)).cloned().collect();
+            if is_subscriber && !others.is_empty() {
+                self.broadcast(&others, &[id.slot]);
+            }
         }
     }
 
@@ -166,7 +217,7 @@ impl Shard {
                 self.flush_and_hold_again(&mut payloads);
             }
             let slot = &mut self.slab[index];
-            if slot.state != State::Open {
+            if slot.state != State::Open || slot.excluded {
                 continue;
             }
             let encoding = slot.encoding;
@@ -255,13 +306,11 @@ impl Shard {
                 continue;
             }
             let sent = usize::try_from(result).unwrap_or(0);
-            match self.batch.payload_mut(payload) {
-                Payload::Broadcast(_) => self.enqueue_broadcast(slot, payload, sent),
-                Payload::Direct(span) => {
-                    let span = *span;
-                    let bytes = self.batch.arena_bytes(span).into();
-                    self.enqueue(slot, Piece::Bytes(bytes), sent);
-                }
+            if let Payload::Broadcast(_) = self.batch.payload(payload) {
+                self.enqueue_broadcast(slot, payload, sent);
+            } else {
+                let piece = self.piece_of(self.batch.payload(payload));
+                self.enqueue(slot, piece, sent);
             }
         }
         self.completions.short_sends = short_sends;
@@ -308,7 +357,7 @@ mod tests {
 
     #[test]
     fn groups_are_bounded_and_never_empty() {
-        let frame = |bytes| Frame::new(MessageKind::Binary, &vec![0; bytes], 0);
+        let frame = |bytes| Frame::new(MessageKind::Binary, &vec![0; bytes], 0, None);
         let large = frame(MAX_JOINED_BYTES + 1);
         assert_eq!(joinable(&[large.clone(), large]), 1);
         let half = frame(MAX_JOINED_BYTES / 2 - 16);

@@ -133,6 +133,15 @@ impl Mesh {
         })
     }
 
+    /// Messages to shard `to` that may still wait in the overflow behind its ring.
+    #[must_use]
+    pub fn room(&self, to: usize) -> usize {
+        match (&self.outgoing[to], self.has_room(to)) {
+            (Some(outgoing), true) => OVERFLOW_MESSAGES - outgoing.overflow.len(),
+            _ => 0,
+        }
+    }
+
     /// Sends to another shard; in order with all that was sent to it before.
     pub fn send(&mut self, to: usize, message: ToShard) {
         let Some(outgoing) = self.outgoing[to].as_mut() else {

@@ -4,12 +4,14 @@
 //! directions. A message is moved, never shared; the one thing several cores hold at once is an immutable
 //! [`Frame`] behind its reference count.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-pub use crate::component::ConnectionId;
 use crate::compression::Encodings;
+pub use crate::connection_id::ConnectionId;
 pub use crate::frame::Frame;
 use crate::topic::TopicName;
 
@@ -18,6 +20,13 @@ use crate::topic::TopicName;
 pub enum Publisher {
     /// A WebSocket connection: closed with 1013 (try again later) when refused.
     Connection(ConnectionId),
+    /// A component that publishes for itself: told so when refused.
+    Core {
+        /// Its shard.
+        shard: u16,
+        /// Its route.
+        route: u8,
+    },
     /// The control thread's request of this number: answered with [`ToControl::Published`] in any case.
     Control(u64),
 }
@@ -64,8 +73,19 @@ pub enum ToShard {
     },
     /// From the owner to the publisher's shard: the message was not accepted and reached nobody.
     Refused {
-        /// The publisher.
-        connection: ConnectionId,
+        /// The publisher; never the control thread, which is answered directly.
+        publisher: Publisher,
+        /// The topic.
+        topic: TopicName,
+    },
+    /// From a component to the instance of it on another shard.
+    Sibling {
+        /// The route of the component.
+        route: u8,
+        /// The shard that sends.
+        from: u16,
+        /// The value.
+        value: Application,
     },
     /// From the control thread: answer with [`ToControl::Snapshot`].
     Snapshot {
@@ -119,6 +139,15 @@ pub enum ToControl {
         /// Connections that were still open when the time was up and were cut.
         cut: u64,
     },
+}
+
+/// A value of an application's own type.
+pub struct Application(pub Box<dyn Any + Send>);
+
+impl fmt::Debug for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Application")
+    }
 }
 
 impl ToShard {

@@ -7,17 +7,20 @@
 //! |---|---|
 //! | `driver` | the pass: completions, messages, commands, fan-out, sleep |
 //! | `connection`, `ending` | a connection's life, from accept to the free slot |
+//! | `callbacks`, `tasks` | calls into components, and the tasks that they spawn |
 //! | `fanout` | bytes to sockets: staged sends, send queues, broadcasts |
 //! | `publish` | the owner's side of topics, joins, messages from other cores |
 //! | `upkeep` | the tick: keep-alive, deadlines, drain |
 //! | `ring`, `batch` | the io_uring, and the bytes that staged sends refer to |
 //! | `slab`, `outbound`, `topics` | state per connection, per slow connection, per topic |
 //! | [`mesh`], [`message`] | the rings between cores and what travels in them |
+//! | `parking` | sleep in the executor, while user tasks are alive |
 //! | `keepalive`, `deadlines` | when connections are looked at |
 //! | [`listener`] | the sockets that accept, one per core and address |
 //! | [`stats`] | counters that other threads may read |
 
 mod batch;
+mod callbacks;
 mod connection;
 mod deadlines;
 mod driver;
@@ -28,16 +31,19 @@ pub mod listener;
 pub mod mesh;
 pub mod message;
 mod outbound;
+mod parking;
 mod publish;
 pub(crate) mod ring;
 mod slab;
 pub mod stats;
+mod tasks;
 mod topics;
 mod upkeep;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +52,9 @@ use hdrhistogram::Histogram;
 
 use crate::arena::Arena;
 use crate::clock;
-use crate::component::{CloseReason, Command, ConnectionId, Context};
+use crate::component::{CloseReason, Command, Context};
 use crate::compression::Compressors;
+use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::routes::Routes;
 use crate::ws::{Inflater, Limits};
@@ -58,6 +65,7 @@ use mesh::Mesh;
 use ring::{Completions, Ring};
 use slab::Slab;
 use stats::ShardStats;
+use tasks::{ShardExecutor, Tasks};
 use topics::{LocalTopics, OwnedTopics};
 use upkeep::Drain;
 
@@ -98,8 +106,6 @@ pub struct Settings {
     pub max_handshake_bytes: usize,
     /// Time a client has from connecting to the end of its request.
     pub handshake_timeout: Duration,
-    /// Interval of the keep-alive; zero is off.
-    pub keepalive: Duration,
     /// Bytes that may wait for one connection.
     pub send_queue_bytes: usize,
     /// Whether permessage-deflate is negotiated.
@@ -128,6 +134,7 @@ struct Shard {
     mesh: Mesh,
     routes: Routes,
     context: Rc<Context>,
+    tasks: Rc<Tasks>,
     stats: Arc<ShardStats>,
     /// Counters of all shards, for limits that concern the process.
     all_stats: Arc<[Arc<ShardStats>]>,
@@ -156,7 +163,10 @@ struct Shard {
     /// Frames that were staged and not yet flushed.
     unflushed: Vec<Arc<Frame>>,
     fanout_micros: Histogram<u64>,
-    wheel: Option<Wheel>,
+    /// One wheel for each interval that routes have.
+    wheels: Vec<Wheel>,
+    /// The wheel of each route, if it has one.
+    wheel_of_route: Vec<Option<usize>>,
     handshake_deadlines: Deadlines,
     close_deadlines: Deadlines,
     now_nanos: u64,
@@ -179,7 +189,7 @@ pub struct Parts {
     /// Its listening sockets.
     pub listeners: Vec<TcpListener>,
     /// Makes its routes, on its thread.
-    pub routes: Arc<dyn Fn() -> Routes + Send + Sync>,
+    pub(crate) routes: Arc<dyn Fn() -> Routes + Send + Sync>,
     /// Counters of all shards.
     pub all_stats: Arc<[Arc<ShardStats>]>,
     /// Called on the shard's thread when it fails.
@@ -198,6 +208,14 @@ impl Shard {
         let fanout_micros = Histogram::new_with_bounds(1, MAX_FANOUT_MICROS, 2).map_err(io::Error::other)?;
         let ring = Ring::new()?;
         mesh.doorbell().install(ring.fd());
+        let routes = catch_unwind(AssertUnwindSafe(|| routes()))
+            .map_err(|panic| io::Error::other(callbacks::factory_fault(&*panic)))?;
+        let (wheels, wheel_of_route) = wheels(&routes, now_nanos);
+        let tasks = Rc::new(Tasks::default());
+        let compressors = Compressors::new(settings.compression_min_bytes);
+        let executor = Box::new(ShardExecutor(tasks.clone()));
+        let context =
+            Context::new(shard as u16, mesh.shards(), mesh::OVERFLOW_MESSAGES, compressors, executor);
         let listeners = listeners.into_iter().map(|socket| Listening { socket: Some(socket), armed: false });
         Ok(Self {
             limits: Limits::new(settings.max_message_bytes),
@@ -208,8 +226,9 @@ impl Shard {
             local: LocalTopics::default(),
             owned: OwnedTopics::default(),
             mesh,
-            routes: routes(),
-            context: Context::new(shard as u16, Compressors::new(settings.compression_min_bytes)),
+            routes,
+            context,
+            tasks,
             stats: all_stats[shard].clone(),
             all_stats,
             listeners: listeners.collect(),
@@ -227,7 +246,8 @@ impl Shard {
             pending_bytes: 0,
             unflushed: Vec::new(),
             fanout_micros,
-            wheel: Wheel::new(settings.keepalive, now_nanos),
+            wheels,
+            wheel_of_route,
             handshake_deadlines: Deadlines::new(settings.handshake_timeout),
             close_deadlines: Deadlines::new(CLOSE_TIMEOUT),
             settings,
@@ -239,4 +259,22 @@ impl Shard {
             cut: 0,
         })
     }
+}
+
+/// A wheel for each interval in use, and for each route which of them it has.
+fn wheels(routes: &Routes, now_nanos: u64) -> (Vec<Wheel>, Vec<Option<usize>>) {
+    let mut intervals: Vec<Duration> = Vec::new();
+    let of_route = (0..routes.len()).map(|route| {
+        let interval = routes.keepalive(route as u8);
+        if interval.is_zero() {
+            return None;
+        }
+        let known = intervals.iter().position(|&known| known == interval);
+        Some(known.unwrap_or_else(|| {
+            intervals.push(interval);
+            intervals.len() - 1
+        }))
+    });
+    let of_route = of_route.collect();
+    (intervals.into_iter().filter_map(|interval| Wheel::new(interval, now_nanos)).collect(), of_route)
 }

@@ -3,6 +3,7 @@
 //! What is queued is whole messages; only the first may have gone out in part. Frames of broadcasts are shared
 //! with all other queues of the core, bytes meant for this connection alone are owned.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
@@ -26,6 +27,8 @@ pub(super) type LocalFrame = Rc<Arc<Frame>>;
 pub(super) enum Piece {
     /// A frame of a broadcast.
     Frame(LocalFrame, Encoding),
+    /// Bytes that were encoded before, shared by all connections that get them.
+    Shared(Rc<[u8]>),
     /// Bytes for this connection alone.
     Bytes(Box<[u8]>),
 }
@@ -38,6 +41,7 @@ impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Frame(frame, encoding) => frame.bytes(*encoding),
+            Self::Shared(bytes) => bytes,
             Self::Bytes(bytes) => bytes,
         }
     }
@@ -49,7 +53,8 @@ pub(super) struct Outbound {
     pieces: VecDeque<Piece>,
     /// Bytes of the first piece that are sent already.
     sent_of_first: usize,
-    queued_bytes: usize,
+    /// Shared with the connection's handles.
+    queued_bytes: Rc<Cell<usize>>,
     /// While above zero nothing is sent: joins of topics that the owners have not confirmed.
     pub(super) holds: u32,
 }
@@ -71,7 +76,12 @@ impl Outbound {
 
     /// Bytes that wait.
     pub(super) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.queued_bytes.get()
+    }
+
+    /// The same number, for those who look at it later.
+    pub(super) fn shown_bytes(&self) -> Rc<Cell<usize>> {
+        self.queued_bytes.clone()
     }
 
     /// Whether a piece of `bytes` more would exceed `limit`. Each piece counts for what it takes in the queue
@@ -79,13 +89,13 @@ impl Outbound {
     /// a message larger than the limit on an otherwise idle connection is not refused.
     pub(super) fn is_over(&self, bytes: usize, limit: usize) -> bool {
         let queue = self.pieces.len() * size_of::<Piece>();
-        !self.pieces.is_empty() && self.queued_bytes + queue + bytes > limit
+        !self.pieces.is_empty() && self.queued_bytes() + queue + bytes > limit
     }
 
     /// Queues a piece of which the first `sent` bytes have gone out already; only a first piece may have.
     pub(super) fn push(&mut self, piece: Piece, sent: usize) {
         debug_assert!(sent == 0 || self.pieces.is_empty());
-        self.queued_bytes += piece.bytes().len() - sent;
+        self.queued_bytes.set(self.queued_bytes() + piece.bytes().len() - sent);
         if self.pieces.is_empty() {
             self.sent_of_first = sent;
         }
@@ -98,7 +108,8 @@ impl Outbound {
         let dropped = self.pieces.len().saturating_sub(keep);
         self.pieces.truncate(keep);
         self.pieces.shrink_to_fit();
-        self.queued_bytes = self.pieces.front().map_or(0, |piece| piece.bytes().len() - self.sent_of_first);
+        let left = self.pieces.front().map_or(0, |piece| piece.bytes().len() - self.sent_of_first);
+        self.queued_bytes.set(left);
         dropped
     }
 
@@ -127,7 +138,7 @@ impl Outbound {
     }
 
     fn advance(&mut self, mut sent: usize) {
-        self.queued_bytes -= sent;
+        self.queued_bytes.set(self.queued_bytes() - sent);
         while let Some(first) = self.pieces.front() {
             let left = first.bytes().len() - self.sent_of_first;
             if sent < left {
@@ -164,7 +175,7 @@ mod tests {
         for n in 0..300_usize {
             let payload = vec![n as u8; 1 + (n * 7_919) % 60_000];
             if n % 2 == 0 {
-                let frame = Frame::new(MessageKind::Binary, &payload, 0);
+                let frame = Frame::new(MessageKind::Binary, &payload, 0, None);
                 expected.extend_from_slice(frame.bytes(Encoding::PLAIN));
                 outbound.push(Piece::Frame(Rc::new(frame), Encoding::PLAIN), 0);
             } else {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::mesh::{Cursor, Mesh};
-use super::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
+use super::message::{Application, Overloaded, Publisher, Receipt, ToControl, ToShard};
 use super::stats::DropReason;
 use super::topics::{Audience, Report};
 use super::upkeep::Drain;
-use crate::component::{CloseCause, CloseReason, ConnectionId};
+use crate::component::{CloseCause, CloseReason, Origin, SiblingMessage};
+use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::topic::TopicName;
 
@@ -92,14 +93,18 @@ impl Shard {
     // ---- publishing ----
 
     /// A component publishes on this shard.
-    pub(super) fn publish(&mut self, publisher: ConnectionId, topic: TopicName, frame: Arc<Frame>) {
-        let (owner, publisher) = (topic.owner(self.mesh.shards()), Publisher::Connection(publisher));
+    pub(super) fn publish(&mut self, origin: Origin, topic: TopicName, frame: Arc<Frame>) {
+        let owner = topic.owner(self.mesh.shards());
+        let publisher = match origin {
+            Origin::Connection(id) => Publisher::Connection(id),
+            Origin::Core { route } => Publisher::Core { shard: self.mesh.shard() as u16, route },
+        };
         if owner == self.mesh.shard() {
             self.accept_publish(topic, frame, publisher);
         } else if self.mesh.has_room(owner) {
             self.mesh.send(owner, ToShard::Publish { topic, frame, publisher });
         } else {
-            self.refuse(publisher);
+            self.refuse(publisher, topic);
         }
     }
 
@@ -109,7 +114,7 @@ impl Shard {
         let owned = self.owned.enter(&topic, self.now_nanos);
         let has_room = |mesh: &Mesh, shard: usize| shard == here || mesh.has_room(shard);
         if !owned.shards.iter().all(|audience| has_room(&self.mesh, audience.shard)) {
-            return self.refuse(publisher);
+            return self.refuse(publisher, topic);
         }
         owned.offset += 1;
         let receipt = Receipt { subscribers: owned.subscribers(), offset: owned.offset };
@@ -132,6 +137,7 @@ impl Shard {
         }
         match publisher {
             Publisher::Connection(_) => self.stats.publishes_websocket.add(1),
+            Publisher::Core { .. } => self.stats.publishes_component.add(1),
             Publisher::Control(request) => {
                 self.stats.publishes_http.add(1);
                 self.mesh.send_to_control(ToControl::Published { request, outcome: Ok(receipt) });
@@ -155,23 +161,50 @@ impl Shard {
     }
 
     /// Tells a publisher that its message reached nobody.
-    fn refuse(&mut self, publisher: Publisher) {
+    fn refuse(&mut self, publisher: Publisher, topic: TopicName) {
         self.stats.dropped[DropReason::RingFull as usize].add(1);
-        match publisher {
+        let shard = match publisher {
             Publisher::Control(request) => {
-                self.mesh.send_to_control(ToControl::Published { request, outcome: Err(Overloaded) });
+                let outcome = Err(Overloaded);
+                return self.mesh.send_to_control(ToControl::Published { request, outcome });
             }
-            Publisher::Connection(id) if usize::from(id.shard) == self.mesh.shard() => self.on_refused(id),
-            Publisher::Connection(id) => {
-                self.mesh.send(usize::from(id.shard), ToShard::Refused { connection: id });
-            }
+            Publisher::Connection(id) => usize::from(id.shard),
+            Publisher::Core { shard, .. } => usize::from(shard),
+        };
+        if shard == self.mesh.shard() {
+            self.on_refused(publisher, &topic);
+        } else {
+            self.mesh.send(shard, ToShard::Refused { publisher, topic });
         }
     }
 
-    fn on_refused(&mut self, id: ConnectionId) {
-        if self.slab.find(id).is_some() {
-            let text = "the server cannot take more messages now".to_owned();
-            self.begin_close(id.slot, CloseReason { code: 1013, text, cause: CloseCause::Overloaded });
+    fn on_refused(&mut self, publisher: Publisher, topic: &TopicName) {
+        match publisher {
+            Publisher::Connection(id) if self.slab.find(id).is_some() => {
+                let text = "the server cannot take more messages now".to_owned();
+                self.begin_close(id.slot, CloseReason { code: 1013, text, cause: CloseCause::Overloaded });
+            }
+            Publisher::Core { route, .. } => self.call_for_core(route, |component, core| {
+                component.on_refused(core, topic);
+                Ok(())
+            }),
+            Publisher::Connection(_) | Publisher::Control(_) => {}
+        }
+    }
+
+    // ---- siblings ----
+
+    /// Sends a value to the same component on another shard. Its place is assured: the sender had credit for it.
+    pub(super) fn send_to_sibling(&mut self, route: u8, shard: usize, value: Application) {
+        let from = self.mesh.shard() as u16;
+        self.mesh.send(shard, ToShard::Sibling { route, from, value });
+        self.context.set_credit(shard, self.mesh.room(shard));
+    }
+
+    /// Says again how much may be sent to siblings, while shards are behind.
+    pub(super) fn renew_credits(&mut self) {
+        for shard in 0..self.mesh.shards() {
+            self.context.set_credit(shard, self.mesh.room(shard));
         }
     }
 
@@ -199,7 +232,11 @@ impl Shard {
                 }
             }
             ToShard::Joined { topic, stay } => self.on_joined(&topic, stay),
-            ToShard::Refused { connection } => self.on_refused(connection),
+            ToShard::Refused { publisher, topic } => self.on_refused(publisher, &topic),
+            ToShard::Sibling { route, from, value } => {
+                let message = SiblingMessage::new(usize::from(from), value.0);
+                self.call_for_core(route, |component, core| component.on_sibling(core, message));
+            }
             ToShard::Snapshot { request } => {
                 let fanout_micros = Box::new(self.fanout_micros.clone());
                 self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });

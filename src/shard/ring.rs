@@ -13,8 +13,9 @@
 //!    of its watches.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use glommio::io::BufferedFile;
@@ -103,6 +104,17 @@ impl Ring {
             .setup_cqsize(COMPLETION_ENTRIES)
             .build(SUBMISSION_ENTRIES)?;
         Ok(Self { uring, tick: Box::new(types::Timespec::new()), tick_armed: false })
+    }
+
+    /// An event descriptor that completions signal between [`Ring::park`] and [`Ring::unpark`]: to be written, and to
+    /// be read by the executor. To be called once, on an executor.
+    pub(super) fn register_event(&mut self) -> io::Result<(File, BufferedFile)> {
+        let event = event_fd()?;
+        let writer = File::from(event.try_clone()?);
+        self.uring.submitter().register_eventfd(event.as_raw_fd())?;
+        self.uring.completion().disable_eventfd();
+        // SAFETY: the file takes over this descriptor, of which nobody else knows.
+        Ok((writer, unsafe { BufferedFile::from_raw_fd(event.into_raw_fd()) }))
     }
 
     /// The descriptor that others knock at.
@@ -269,7 +281,7 @@ impl Ring {
         }
     }
 
-    /// Prepares for sleep of at most `timeout` in the executor: completions signal the [`Parking`]. True when
+    /// Prepares for sleep of at most `timeout` in the executor: completions signal the event descriptor. True when
     /// there is nothing to handle first.
     pub(super) fn park(&mut self, timeout: Duration) -> io::Result<bool> {
         // A timeout that is still armed from an earlier sleep ends this one within a tick, early or late: both
@@ -308,26 +320,6 @@ fn accepted(result: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the completion of an accept hands a new descriptor to us and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
-}
-
-/// The bridge to glommio: an event descriptor that completions of a [`Ring`] signal while it is parked, and
-/// that the executor reads.
-pub(super) struct Parking(BufferedFile);
-
-impl Parking {
-    /// Makes the bridge for `ring`. Must be called on an executor.
-    pub(super) fn new(ring: &mut Ring) -> io::Result<Self> {
-        let event = event_fd()?;
-        ring.uring.submitter().register_eventfd(event.as_raw_fd())?;
-        ring.uring.completion().disable_eventfd();
-        // SAFETY: the file takes over the only handle to the descriptor.
-        Ok(Self(unsafe { BufferedFile::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(event)) }))
-    }
-
-    /// Waits for a signal and takes it. Only one task may wait at a time.
-    pub(super) async fn wait(&self) -> io::Result<()> {
-        self.0.read_at(0, 8).await.map(drop).map_err(io::Error::from)
-    }
 }
 
 /// Knocks at rings from a thread that has no ring of its own.

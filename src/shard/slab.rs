@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::outbound::Outbound;
-use crate::component::ConnectionId;
 use crate::compression::Encoding;
+use crate::connection_id::ConnectionId;
 use crate::ws::Session;
 
 /// Life of a connection. Every change of state is in [`super::connection`].
@@ -111,6 +111,8 @@ pub(super) struct Slot {
     pub(super) route: u8,
     pub(super) watching_readable: bool,
     pub(super) watching_writable: bool,
+    /// Passed by in the broadcast under way, whose publisher it is.
+    pub(super) excluded: bool,
     /// Something came in since the keep-alive last looked.
     pub(super) heard: bool,
     /// A ping is unanswered.
@@ -141,6 +143,7 @@ impl Slot {
             route: 0,
             watching_readable: false,
             watching_writable: false,
+            excluded: false,
             heard: false,
             pinged: false,
             over_limit: false,

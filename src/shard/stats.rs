@@ -113,6 +113,8 @@ pub struct ShardStats {
     pub topics: Cell,
     /// Messages accepted from WebSocket clients by this shard as owner.
     pub publishes_websocket: Cell,
+    /// Messages accepted from components that publish for themselves by this shard as owner.
+    pub publishes_component: Cell,
     /// Messages accepted from the control thread by this shard as owner.
     pub publishes_http: Cell,
     /// Messages handed to the kernel or to a connection's send queue.
@@ -133,8 +135,12 @@ pub struct ShardStats {
     pub loop_stall_nanos: Cell,
     /// Messages compressed: one for each publish and window size in use, however many subscribers there are.
     pub compressions: Cell,
-    /// Panics caught in callbacks of components.
+    /// Panics caught in callbacks of components and in their tasks.
     pub callback_panics: Cell,
+    /// Errors that callbacks of components and their tasks returned.
+    pub callback_errors: Cell,
+    /// Connections closed because they sent more messages than a rate limit lets pass.
+    pub rate_limited: Cell,
     /// Time of the last tick, in nanoseconds of [`crate::clock::monotonic_nanos`].
     pub last_tick_nanos: Cell,
 }
@@ -153,6 +159,7 @@ impl ShardStats {
             subscriptions: Cell::default(),
             topics: Cell::default(),
             publishes_websocket: Cell::default(),
+            publishes_component: Cell::default(),
             publishes_http: Cell::default(),
             deliveries: Cell::default(),
             delivery_bytes: Cell::default(),
@@ -164,6 +171,8 @@ impl ShardStats {
             loop_stall_nanos: Cell::default(),
             compressions: Cell::default(),
             callback_panics: Cell::default(),
+            callback_errors: Cell::default(),
+            rate_limited: Cell::default(),
             last_tick_nanos: Cell::default(),
         }
     }

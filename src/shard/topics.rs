@@ -13,8 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::slab::{Slab, Slot, Subscription};
-use crate::component::ConnectionId;
 use crate::compression::{Encoding, Encodings};
+use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::topic::TopicName;
 
@@ -387,7 +387,7 @@ mod tests {
         let mut topics = LocalTopics::default();
         let topic = topics.enter(&name("a"), 0, true);
         for _ in 0..3 {
-            topics.deliver(topic, Frame::new(MessageKind::Text, b"x", 0));
+            topics.deliver(topic, Frame::new(MessageKind::Text, b"x", 0, None));
         }
         assert_eq!(topics.next_dirty(), Some(topic));
         assert_eq!(topics.next_dirty(), None);

@@ -62,24 +62,27 @@ impl Shard {
     /// Nanoseconds until something is due.
     pub(super) fn until_due(&self) -> u64 {
         let tick = self.tick_due_nanos.saturating_sub(self.now_nanos);
-        self.wheel.as_ref().map_or(tick, |wheel| tick.min(wheel.until_next(self.now_nanos)))
+        self.wheels.iter().fold(tick, |until, wheel| until.min(wheel.until_next(self.now_nanos)))
     }
 
     fn ping_due(&mut self) {
-        while let Some(bucket) = self.wheel.as_mut().and_then(|wheel| wheel.due(self.now_nanos)) {
-            let Some(wheel) = &self.wheel else { return };
-            for index in wheel.members(bucket, self.slab.len()) {
-                self.ping(index);
+        for number in 0..self.wheels.len() {
+            while let Some(bucket) = self.wheels[number].due(self.now_nanos) {
+                for index in self.wheels[number].members(bucket, self.slab.len()) {
+                    let slot = &self.slab[index];
+                    if slot.state == State::Open
+                        && self.wheel_of_route[usize::from(slot.route)] == Some(number)
+                    {
+                        self.ping(index);
+                    }
+                }
             }
         }
     }
 
-    /// Pings a connection, or drops it when it has been silent since the last ping.
+    /// Pings an open connection, or drops it when it has been silent since the last ping.
     fn ping(&mut self, index: u32) {
         let slot = &mut self.slab[index];
-        if slot.state != State::Open {
-            return;
-        }
         if slot.pinged && !slot.heard {
             self.stats.keepalive_timeouts.add(1);
             return self.drop_silent(index);

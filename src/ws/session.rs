@@ -97,6 +97,14 @@ impl<'e> Payload<'e> {
         }
     }
 
+    /// The text, if it is text.
+    pub fn as_text(self) -> Option<&'e str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Binary(_) => None,
+        }
+    }
+
     #[inline]
     fn of(kind: MessageKind, bytes: &'e [u8]) -> Result<Self, ProtocolError> {
         match kind {
@@ -106,6 +114,36 @@ impl<'e> Payload<'e> {
             },
             MessageKind::Binary => Ok(Self::Binary(bytes)),
         }
+    }
+}
+
+impl<'e> From<&'e str> for Payload<'e> {
+    fn from(text: &'e str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'e> From<&'e String> for Payload<'e> {
+    fn from(text: &'e String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'e> From<&'e [u8]> for Payload<'e> {
+    fn from(bytes: &'e [u8]) -> Self {
+        Self::Binary(bytes)
+    }
+}
+
+impl<'e, const N: usize> From<&'e [u8; N]> for Payload<'e> {
+    fn from(bytes: &'e [u8; N]) -> Self {
+        Self::Binary(bytes)
+    }
+}
+
+impl<'e> From<&'e Vec<u8>> for Payload<'e> {
+    fn from(bytes: &'e Vec<u8>) -> Self {
+        Self::Binary(bytes)
     }
 }
 

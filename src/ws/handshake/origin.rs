@@ -89,6 +89,20 @@ pub(super) fn parse_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> 
     }
 }
 
+/// Host and port that a request names. RFC 9112 3.2.2: those of an absolute-form target take precedence.
+fn request_authority(request: &Request) -> Option<(&[u8], Option<u16>)> {
+    let authority = match request.uri().authority() {
+        Some(authority) => Some(authority.as_str().as_bytes()),
+        None => request.headers().get(HOST).map(|host| host.as_bytes()),
+    };
+    authority.and_then(parse_authority)
+}
+
+/// True if a request names this host, whatever the port. Hosts are compared without regard to case.
+pub fn names_host(request: &Request, host: &str) -> bool {
+    request_authority(request).is_some_and(|(named, _)| named.eq_ignore_ascii_case(host.as_bytes()))
+}
+
 /// The port that a scheme means when none is given. `None`: not a scheme that leads to a WebSocket or a page.
 pub(super) fn default_port(scheme: &[u8]) -> Option<u16> {
     if scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"ws") {
@@ -125,12 +139,7 @@ impl<'a> Origin<'a> {
     /// A host without port has the default port of the page's scheme, whichever that is: behind a proxy
     /// that ends TLS the server cannot know it.
     fn is_same_host(&self, request: &Request) -> bool {
-        // RFC 9112 3.2.2: the host of an absolute-form target takes precedence.
-        let authority = match request.uri().authority() {
-            Some(authority) => Some(authority.as_str().as_bytes()),
-            None => request.headers().get(HOST).map(|host| host.as_bytes()),
-        };
-        let Some((host, port)) = authority.and_then(parse_authority) else {
+        let Some((host, port)) = request_authority(request) else {
             return false;
         };
         let Some(default_port) = default_port(self.scheme) else {

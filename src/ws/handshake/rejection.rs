@@ -46,11 +46,15 @@ pub enum RejectReason {
     Timeout,
     /// The server's own fault.
     Internal,
+    /// Connections from this address are refused.
+    Address,
+    /// Refused by the component, which chose the status.
+    Component,
 }
 
 impl RejectReason {
     /// Every reason, in the order of [`index`](Self::index).
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::BadRequest,
         Self::Method,
         Self::NotFound,
@@ -69,6 +73,8 @@ impl RejectReason {
         Self::Unavailable,
         Self::Timeout,
         Self::Internal,
+        Self::Address,
+        Self::Component,
     ];
 
     /// The place in [`ALL`](Self::ALL), for an array of counters.
@@ -97,6 +103,8 @@ impl RejectReason {
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
             Self::Internal => "internal",
+            Self::Address => "address",
+            Self::Component => "component",
         }
     }
 
@@ -105,7 +113,7 @@ impl RejectReason {
         match self {
             Self::BadRequest | Self::Subprotocol | Self::Topic => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Origin | Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Origin | Self::Forbidden | Self::Address | Self::Component => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -123,23 +131,32 @@ impl RejectReason {
 /// A refused handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// The cause; it decides the status.
+    /// The cause; it decides the status, unless that was chosen.
     pub reason: RejectReason,
     /// One line for the reader of the response; holds nothing the peer sent.
     pub message: Cow<'static, str>,
     /// The value of `Retry-After`, in seconds.
     pub retry_after_seconds: Option<u32>,
+    /// The status, where it is not the one of the cause.
+    chosen_status: Option<StatusCode>,
 }
 
 impl Rejection {
     /// A rejection for `reason`, told by `message`.
     pub fn new(reason: RejectReason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), retry_after_seconds: None }
+        Self { reason, message: message.into(), retry_after_seconds: None, chosen_status: None }
+    }
+
+    /// A component's refusal with a status of its choice; one that is not an error (4xx, 5xx) becomes 500.
+    pub fn with_status(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let status = if is_error { status } else { StatusCode::INTERNAL_SERVER_ERROR };
+        Self { chosen_status: Some(status), ..Self::new(RejectReason::Component, message) }
     }
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.reason.status()
+        self.chosen_status.unwrap_or_else(|| self.reason.status())
     }
 
     /// 400: not HTTP, or a bad upgrade.
