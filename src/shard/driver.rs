@@ -35,6 +35,17 @@ const REACTOR_INTERVAL: Duration = Duration::from_millis(1);
 /// Shortest wait in which the executor looks after its reactor.
 const REACTOR_VISIT: Duration = Duration::from_micros(1);
 
+/// What a pass came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// There was nothing to do.
+    Idle,
+    /// All that there was to do is done.
+    Finished,
+    /// There is more to do at once.
+    Unfinished,
+}
+
 /// A running shard.
 #[derive(Debug)]
 pub struct Handle {
@@ -116,24 +127,25 @@ impl Shard {
     async fn run_passes(&mut self, parking: &mut Parking) -> io::Result<()> {
         let mut visited_nanos = self.now_nanos;
         while !self.ending_now {
-            let busy = self.pass()?;
+            let pass = self.pass()?;
             let in_executor = match self.settings.waiting {
                 Waiting::Automatic => self.tasks.any(),
                 Waiting::Ring => false,
                 Waiting::Executor => true,
             };
-            match (busy, in_executor) {
-                (true, false) => {}
-                (true, true) if self.now_nanos - visited_nanos < REACTOR_INTERVAL.as_nanos() as u64 => {
-                    YieldNow::default().await;
-                }
-                (true, true) => {
-                    glommio::timer::sleep(REACTOR_VISIT).await;
+            match (pass, in_executor) {
+                (Pass::Unfinished, false) => {}
+                // What comes in meanwhile ends the wait at once.
+                (Pass::Finished | Pass::Idle, false) => self.wait_in_ring()?,
+                (Pass::Idle, true) => {
+                    self.wait_in_executor(parking).await?;
                     visited_nanos = self.now_nanos;
                 }
-                (false, false) => self.wait_in_ring()?,
-                (false, true) => {
-                    self.wait_in_executor(parking).await?;
+                (_, true) if self.now_nanos - visited_nanos < REACTOR_INTERVAL.as_nanos() as u64 => {
+                    YieldNow::default().await;
+                }
+                (_, true) => {
+                    glommio::timer::sleep(REACTOR_VISIT).await;
                     visited_nanos = self.now_nanos;
                 }
             }
@@ -142,8 +154,8 @@ impl Shard {
         self.pass().map(drop)
     }
 
-    /// One pass; false when there was nothing to do.
-    fn pass(&mut self) -> io::Result<bool> {
+    /// One pass.
+    fn pass(&mut self) -> io::Result<Pass> {
         self.ring.submit(&mut self.completions)?;
         self.after_submit();
         self.now_nanos = clock::monotonic_nanos();
@@ -181,7 +193,13 @@ impl Shard {
         }
         // A flush on the way may have collected what this pass came too late for.
         let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();
-        Ok(busy || left || !self.unread.is_empty() || self.context.mark() > 0)
+        Ok(if left || !self.unread.is_empty() || self.context.mark() > 0 {
+            Pass::Unfinished
+        } else if busy {
+            Pass::Finished
+        } else {
+            Pass::Idle
+        })
     }
 
     /// What must come first after anything was submitted: sends that fell short are queued, so that nothing
@@ -300,17 +318,17 @@ impl Shard {
 
     // ---- sleep ----
 
-    fn sleep_length(&self) -> Duration {
-        let until_due = Duration::from_nanos(self.until_due());
-        if self.mesh.has_overflow() { until_due.min(OVERFLOW_RETRY) } else { until_due }
-    }
-
     fn wait_in_ring(&mut self) -> io::Result<()> {
-        let length = self.sleep_length();
+        let until_due = Duration::from_nanos(self.until_due());
         self.mesh.doorbell().fall_asleep();
         // A message that came before the doorbell was set has nobody to knock for it.
-        let result =
-            if self.receive_messages() { Ok(()) } else { self.ring.wait(length, &mut self.completions) };
+        let result = if self.receive_messages() {
+            Ok(())
+        } else if self.mesh.has_overflow() {
+            self.ring.wait_at_most(OVERFLOW_RETRY.min(until_due), &mut self.completions)
+        } else {
+            self.ring.wait(until_due, &mut self.completions)
+        };
         self.mesh.doorbell().wake_up();
         result
     }
@@ -322,7 +340,7 @@ impl Shard {
         }
         self.mesh.doorbell().fall_asleep();
         if !self.receive_messages() {
-            if self.ring.park(self.sleep_length())? {
+            if self.ring.park(Duration::from_nanos(self.until_due()))? {
                 parking.wait(&self.context).await?;
             }
             self.ring.unpark();

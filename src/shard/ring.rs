@@ -214,8 +214,25 @@ impl Ring {
         }
     }
 
-    /// Submits, then sleeps until something is complete or `timeout` is over, and collects.
+    /// Submits, then sleeps until something is complete, and collects. A tick of `timeout` completes if none is
+    /// armed already: a timer of the sleep's own would be set anew for each, which costs more than the rest of a
+    /// short sleep.
     pub(super) fn wait(&mut self, timeout: Duration, completions: &mut Completions) -> io::Result<()> {
+        self.arm_tick(timeout);
+        let result = self.uring.submitter().submit_and_wait(1);
+        self.collect(completions);
+        match result {
+            Err(error) if !is_transient(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Ring::wait`], for less time than a tick that may be armed.
+    pub(super) fn wait_at_most(
+        &mut self,
+        timeout: Duration,
+        completions: &mut Completions,
+    ) -> io::Result<()> {
         let timeout = types::Timespec::from(timeout);
         let arguments = types::SubmitArgs::new().timespec(&timeout);
         let result = self.uring.submitter().submit_with_args(1, &arguments);
@@ -223,6 +240,17 @@ impl Ring {
         match result {
             Err(error) if !is_transient(&error) && error.raw_os_error() != Some(libc::ETIME) => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Arms a tick, unless one is armed from an earlier sleep: it ends this one within a tick, early or late, and both
+    /// do no harm.
+    fn arm_tick(&mut self, timeout: Duration) {
+        if !self.tick_armed {
+            self.tick_armed = true;
+            *self.tick = types::Timespec::from(timeout);
+            let entry = opcode::Timeout::new(&raw const *self.tick).build();
+            self.push(entry.user_data(user_data(TICK, 0, 0)));
         }
     }
 
@@ -284,14 +312,7 @@ impl Ring {
     /// Prepares for sleep of at most `timeout` in the executor: completions signal the event descriptor. True when
     /// there is nothing to handle first.
     pub(super) fn park(&mut self, timeout: Duration) -> io::Result<bool> {
-        // A timeout that is still armed from an earlier sleep ends this one within a tick, early or late: both
-        // do no harm.
-        if !self.tick_armed {
-            self.tick_armed = true;
-            *self.tick = types::Timespec::from(timeout);
-            let entry = opcode::Timeout::new(&raw const *self.tick).build();
-            self.push(entry.user_data(user_data(TICK, 0, 0)));
-        }
+        self.arm_tick(timeout);
         self.uring.completion().enable_eventfd();
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         while !self.is_submitted() {
