@@ -13,5 +13,6 @@ impl Component for Echo {
 }
 
 fn main() -> Result<(), StartError> {
-    Server::bind("127.0.0.1:9000").run(|| Echo)
+    // `*`: pages of any origin may connect, so that this can be tried from any tab.
+    Server::bind("127.0.0.1:9000").allowed_origins(["*"]).run(|| Echo)
 }

@@ -4,56 +4,53 @@
 //! Each core counts its own members and tells the others, so that any of them knows the sum.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use corecast::{App, CloseReason, Component, Connection, Core, Message, Outcome, SiblingMessage, StartError};
 
-/// How many members a room has on the core that says so.
-#[derive(Clone)]
-struct Count(String, usize);
-
+/// The members of each room, by core.
 #[derive(Default)]
-struct Rooms {
-    members: HashMap<(String, usize), usize>,
-}
+struct Rooms(HashMap<String, Vec<usize>>);
 
 impl Rooms {
-    fn count(&mut self, connection: &Connection, change: isize) -> Result<usize, Box<dyn std::error::Error>> {
-        let room = connection.data::<String>().ok_or("no room")?;
-        let core = connection.core();
-        let own = self.members.entry((room.to_string(), core.shard())).or_default();
-        *own = own.saturating_add_signed(change);
-        core.send_to_siblings(&Count(room.to_string(), *own))?;
-        Ok(self.members.iter().filter(|((name, _), _)| *name == *room).map(|(_, count)| count).sum())
+    /// Notes the members of a room on one core; returns those on all.
+    fn note(&mut self, room: &str, core: usize, members: impl FnOnce(usize) -> usize) -> (usize, usize) {
+        let cores = self.0.entry(room.to_owned()).or_default();
+        cores.resize(cores.len().max(core + 1), 0);
+        cores[core] = members(cores[core]);
+        let (here, sum) = (cores[core], cores.iter().sum());
+        if sum == 0 {
+            self.0.remove(room);
+        }
+        (here, sum)
     }
 }
 
 impl Component for Rooms {
     fn on_open(&mut self, connection: &Connection) -> Outcome {
-        let room = connection.path_parameter("room").ok_or("no room")?;
-        connection.set_data(Rc::new(room.clone()));
+        let (core, room) = (connection.core(), connection.path_parameter("room").ok_or("no room")?);
         connection.subscribe(&room)?;
-        let members = self.count(connection, 1)?;
-        connection.publish(&room, &format!("someone came: {members} here"))?;
-        Ok(())
+        let (here, sum) = self.note(&room, core.shard(), |members| members + 1);
+        connection.publish(&room, &format!("someone came: {sum} here"))?;
+        connection.set_data(std::rc::Rc::new(room.clone()));
+        Ok(core.send_to_siblings(&(room, here))?)
     }
 
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
-        let room = connection.data::<String>().ok_or("no room")?;
-        connection.publish(&*room, message)?;
-        Ok(())
+        Ok(connection.publish(&*connection.data::<String>().ok_or("no room")?, message)?)
     }
 
     fn on_sibling(&mut self, _core: &Core, message: SiblingMessage) -> Outcome {
         let from = message.from();
-        let Count(room, members) = message.downcast()?;
-        self.members.insert((room, from), members);
+        let (room, members): (String, usize) = message.downcast()?;
+        self.note(&room, from, |_| members);
         Ok(())
     }
 
     fn on_close(&mut self, connection: &Connection, _reason: &CloseReason) {
+        let (core, Some(room)) = (connection.core(), connection.data::<String>()) else { return };
+        let (here, _) = self.note(&room, core.shard(), |members| members.saturating_sub(1));
         // While too much waits for another core, its count is late.
-        let _ = self.count(connection, -1);
+        let _ = core.send_to_siblings(&(room.to_string(), here));
     }
 }
 

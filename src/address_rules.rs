@@ -124,9 +124,18 @@ impl AddressRules {
 }
 
 fn parse(text: &str) -> Result<IpNet, InvalidNetwork> {
-    let address = || text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-    let network = text.parse::<IpNet>().map(|network| network.trunc());
-    network.or_else(|_| address()).map_err(|_| InvalidNetwork(text.to_owned()))
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let network = text.parse::<IpNet>().or_else(|_| address());
+    network.map(canonical).map_err(|_| InvalidNetwork(text.to_owned()))
+}
+
+/// A network as addresses are looked up: addresses of IPv4 that are written as ones of IPv6 are ones of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let network = network.trunc();
+    let IpNet::V6(long) = network else { return network };
+    let mapped = long.addr().to_ipv4_mapped().zip(long.prefix_len().checked_sub(MAPPED_BITS));
+    mapped.and_then(|(address, length)| IpNet::new(address.into(), length).ok()).unwrap_or(network)
 }
 
 #[cfg(test)]
@@ -164,6 +173,9 @@ mod tests {
         rules.allow("10.0.0.0/8").unwrap();
         rules.deny("::ffff:1.2.3.4").unwrap();
         rules.allow("1.2.3.4").unwrap();
+        rules.deny("::ffff:10.0.0.0/104").unwrap();
+        assert!(denies(&rules, "10.1.2.3") && denies(&rules, "::ffff:10.1.2.3"));
+        rules.allow("10.0.0.0/8").unwrap();
         assert!(rules.is_empty());
         rules.deny("0.0.0.0/0").unwrap();
         assert!(denies(&rules, "8.8.8.8") && !denies(&rules, "::1"));

@@ -9,6 +9,7 @@ use crate::path_pattern::PathPattern;
 use crate::routes::MAX_ROUTES;
 use crate::server::{RunningServer, StartError, launch};
 use crate::ws::OriginPolicy;
+use crate::ws::handshake::is_host;
 use crate::ws_server::{IntoWsServer, RouteSpec};
 
 /// A server of several components, each on its path.
@@ -50,7 +51,8 @@ impl App {
             control: ControlAddress::Off,
             ..Config::default()
         };
-        Self { host: any_or(host.into()), ..Self::from_config(config) }
+        let (host, fault) = checked_host(host.into());
+        Self { host, ..Self::from_config(config) }.with_fault(fault)
     }
 
     /// An app for requests to any host, with these settings; those of the server binary's own routes (origins,
@@ -87,7 +89,7 @@ impl App {
     /// [`crate::Connection::path_parameter`]. The component is a factory, called once on each core, or a
     /// [`crate::WsServer`].
     pub fn route(mut self, path: &str, component: impl IntoWsServer) -> Self {
-        let server = component.into_ws_server(Duration::from_millis(self.config.keepalive_millis));
+        let server = component.into_ws_server();
         let pattern = match PathPattern::parse(path) {
             Ok(pattern) => pattern,
             Err(error) => return self.with_fault(Some(error.to_string())),
@@ -114,11 +116,12 @@ impl App {
 
     /// The host that requests for the route that was added last must name, instead of the app's; `*` is any.
     pub fn host(mut self, host: impl Into<String>) -> Self {
+        let (host, fault) = checked_host(host.into());
         match self.routes.last_mut() {
-            Some(route) => route.host = any_or(host.into()),
+            Some(route) => route.host = host,
             None => return self.with_fault(Some("host must follow the route that it is for".to_owned())),
         }
-        self
+        self.with_fault(fault)
     }
 
     /// Serves until SIGTERM, SIGINT or a [`crate::ControlHandle`] ends it.
@@ -147,7 +150,7 @@ impl App {
 
     fn launch(self, handle_signals: bool) -> Result<RunningServer, StartError> {
         let wrong = |route: &&RouteSpec| {
-            let (keep_alive, (least, most)) = (route.server.keep_alive(), KEEPALIVE_MILLIS);
+            let (keep_alive, (least, most)) = (route.server.keep_alive(Duration::ZERO), KEEPALIVE_MILLIS);
             let range = Duration::from_millis(least)..=Duration::from_millis(most);
             !keep_alive.is_zero() && !range.contains(&keep_alive)
         };
@@ -155,7 +158,7 @@ impl App {
             None if self.routes.is_empty() => Some("the app has no route".to_owned()),
             None if self.routes.len() > MAX_ROUTES => Some(format!("more than {MAX_ROUTES} routes")),
             None => self.routes.iter().find(wrong).map(|route| {
-                let keep_alive = route.server.keep_alive();
+                let keep_alive = route.server.keep_alive(Duration::ZERO);
                 format!("keep-alive {keep_alive:?}: expected 0, or from 10 ms to 24 h")
             }),
             fault => fault,
@@ -194,7 +197,10 @@ impl App {
 /// ```
 #[derive(Debug)]
 #[must_use = "it serves when it is run"]
-pub struct Server(App);
+pub struct Server {
+    app: App,
+    origins: Vec<String>,
+}
 
 impl Server {
     /// A server on this address, without a control port. Names are looked up; their first address counts.
@@ -209,7 +215,7 @@ impl Server {
             Ok(None) => Some(format!("{address:?} is no address")),
             Err(error) => Some(format!("{address:?} is no address: {error}")),
         };
-        Self(App::from_config(config).with_fault(fault))
+        Self { app: App::from_config(config).with_fault(fault), origins: Vec::new() }
     }
 
     /// Number of cores; every one that this process may use if this is not called.
@@ -219,7 +225,13 @@ impl Server {
 
     /// Changes any setting; see [`Config`].
     pub fn configure(self, change: impl FnOnce(&mut Config)) -> Self {
-        Self(self.0.configure(change))
+        Self { app: self.app.configure(change), ..self }
+    }
+
+    /// The origins whose pages may connect: `https://example.com`, a host, or `*` for any. At first, and with an empty
+    /// list, pages of the host that the request is for.
+    pub fn allowed_origins<O: Into<String>>(self, origins: impl IntoIterator<Item = O>) -> Self {
+        Self { origins: origins.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// Serves until SIGTERM, SIGINT or a [`crate::ControlHandle`] ends it. The factory makes one component per core.
@@ -227,7 +239,7 @@ impl Server {
     /// # Errors
     /// [`StartError`], when it cannot start or a core fails.
     pub fn run(self, component: impl IntoWsServer) -> Result<(), StartError> {
-        self.0.route("/{*path}", component).run()
+        self.with_component(component).run()
     }
 
     /// Starts serving and returns; signals are left to the caller.
@@ -235,10 +247,21 @@ impl Server {
     /// # Errors
     /// [`StartError`], when it cannot start; nothing is left running then.
     pub fn start(self, component: impl IntoWsServer) -> Result<RunningServer, StartError> {
-        self.0.route("/{*path}", component).start()
+        self.with_component(component).start()
+    }
+
+    fn with_component(self, component: impl IntoWsServer) -> App {
+        self.app.route("/{*path}", component).allowed_origins(self.origins)
     }
 }
 
-fn any_or(host: String) -> Option<String> {
-    (host != "*").then_some(host)
+/// The host to look for, `None` for any; and what is wrong with it.
+fn checked_host(host: String) -> (Option<String>, Option<String>) {
+    if host == "*" {
+        return (None, None);
+    }
+    let fault = (!is_host(&host)).then(|| {
+        format!("host {host:?}: expected a host without scheme and port, such as example.com, or *")
+    });
+    (Some(host), fault)
 }

@@ -22,6 +22,7 @@ use std::any::{Any, type_name};
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::address_rules::AddressRules;
 pub use crate::connection_id::ConnectionId;
@@ -69,6 +70,8 @@ pub enum CloseCause {
     SlowConsumer,
     /// The client sent more messages than [`crate::decorators::RateLimit`] lets pass.
     RateLimit,
+    /// A topic that the client had subscribed to was deleted by the publish API.
+    TopicDeleted,
     /// A publish by this client could not be taken.
     Overloaded,
     /// A callback, or a task of this connection, panicked or failed.
@@ -91,9 +94,19 @@ pub enum Fault {
 
 impl Fault {
     /// The fault that stands for a caught panic.
-    pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Self {
+    pub(crate) fn of_panic(panic: Box<dyn Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        Self::Panic(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default())
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        drop_caught(panic);
+        Self::Panic(text)
+    }
+}
+
+/// Drops something of a user's; a panic in its drop is nobody's fault any more.
+pub(crate) fn drop_caught<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        // What the panic carries may panic in its own drop.
+        std::mem::forget(panic);
     }
 }
 

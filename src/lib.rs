@@ -60,9 +60,9 @@
 //! | `$conn->resourceId`, `remoteAddress` | [`Connection::id`], [`Connection::remote_addr`] |
 //! | `SplObjectStorage` of connections | a `HashSet<Connection>`, or a topic |
 //! | `enableKeepAlive($loop, $interval)` | [`WsServer::enable_keep_alive`] |
-//! | `setStrictSubProtocolCheck($enable)` | [`WsServer::set_strict_sub_protocol_check`] |
+//! | `setStrictSubProtocolCheck($enable)` | [`WsServer::set_strict_sub_protocol_check`]; a client that offers none passes here, and a refusal is 400 |
 //! | `App::route($path, $component, $allowedOrigins, $httpHost)` | [`App::route`], then [`App::allowed_origins`], [`App::host`] |
-//! | `IoServer::factory(new HttpServer($ws), $port)->run()` | [`Server::bind`], [`Server::run`] |
+//! | `IoServer::factory(new HttpServer($ws), $port)->run()` | [`Server::bind`], [`Server::run`]; pages of other origins need [`Server::allowed_origins`] |
 //! | `OriginCheck`, `IpBlackList` | [`decorators::OriginCheck`], [`decorators::IpDenyList`] |
 //! | `Topic::broadcast($msg, $exclude)` | [`Connection::publish`], [`Connection::publish_to_others`] |
 //! | `$loop->addPeriodicTimer(…)` | [`Core::spawn`] and [`Core::sleep`] |

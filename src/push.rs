@@ -69,15 +69,17 @@ impl Component for Subscribe {
 pub(crate) struct PublishSubscribe {
     sub_protocols: Vec<String>,
     allowed: bool,
-    /// One name per topic in use, so that a connection holds a count and not a name of its own.
+    /// The names of topics in use, each held once and counted by its connections.
     topics: HashMap<TopicName, Weak<TopicName>>,
+    /// The topic of each connection, by its slot: half of what [`Connection::set_data`] would take.
+    of_slot: Vec<Option<Rc<TopicName>>>,
 }
 
 impl PublishSubscribe {
     /// Speaks these sub-protocols; answers every request with 403 unless clients are `allowed` to publish.
     #[must_use]
     pub(crate) fn new(sub_protocols: Vec<String>, allowed: bool) -> Self {
-        Self { sub_protocols, allowed, topics: HashMap::new() }
+        Self { sub_protocols, allowed, ..Self::default() }
     }
 
     fn topic(request: &Request) -> Result<TopicName, TopicError> {
@@ -108,23 +110,26 @@ impl Component for PublishSubscribe {
 
     fn on_open(&mut self, connection: &Connection) -> Outcome {
         let topic = Self::topic(&*connection.http_request().ok_or("the request is missing")?)?;
-        connection.set_data(self.shared(topic.clone()));
+        let (slot, shared) = (connection.id().slot as usize, self.shared(topic.clone()));
+        if self.of_slot.len() <= slot {
+            self.of_slot.resize(slot + 1, None);
+        }
+        self.of_slot[slot] = Some(shared);
         connection.subscribe(topic)?;
         Ok(())
     }
 
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
-        let topic = connection.data::<TopicName>().ok_or("the topic is missing")?;
-        connection.publish(&*topic, message)?;
+        let topic = self.of_slot.get(connection.id().slot as usize).and_then(Option::as_ref);
+        connection.publish(&**topic.ok_or("the topic is missing")?, message)?;
         Ok(())
     }
 
     fn on_close(&mut self, connection: &Connection, _reason: &CloseReason) {
+        let topic = self.of_slot.get_mut(connection.id().slot as usize).and_then(Option::take);
         // The last connection of a topic takes its entry along.
-        if let Some(topic) = connection.data::<TopicName>() {
-            if Rc::strong_count(&topic) <= 2 {
-                self.topics.remove(&*topic);
-            }
+        if let Some(topic) = topic.filter(|topic| Rc::strong_count(topic) == 1) {
+            self.topics.remove(&*topic);
         }
     }
 }

@@ -90,8 +90,9 @@ impl From<ListenError> for StartError {
     }
 }
 
-/// A server that runs.
+/// A server that runs, until a [`ControlHandle`] ends it: when this is dropped it goes on, and nobody waits for it.
 #[derive(Debug)]
+#[must_use = "it runs on, and only its handle can end it"]
 pub struct RunningServer {
     websocket_addresses: Vec<SocketAddr>,
     control_address: Option<SocketAddr>,
@@ -163,9 +164,10 @@ fn launch_here(
         _locks: locks,
     };
     let settings = settings(config, max_connections);
+    let keep_alive = Duration::from_millis(config.keepalive_millis);
     let routes: Arc<dyn Fn() -> Routes + Send + Sync> = Arc::new(move || {
         let mut made = Routes::default();
-        routes.iter().for_each(|route| made.add(route.make()));
+        routes.iter().for_each(|route| made.add(route.make(keep_alive)));
         made
     });
     for (number, (mesh, listeners)) in meshes.into_iter().zip(listeners).enumerate() {
@@ -259,6 +261,7 @@ fn settings(config: &Config, max_connections: u64) -> Settings {
         max_handshake_bytes: config.max_handshake_bytes,
         handshake_timeout: Duration::from_millis(config.handshake_timeout_millis),
         send_queue_bytes: config.send_queue_bytes,
+        slow_consumer: config.slow_consumer,
         compression: config.compression == Switch::On,
         compression_min_bytes: config.compression_min_bytes,
         waiting: match config.wait {

@@ -28,7 +28,8 @@ type Factory = Arc<dyn Fn() -> Box<dyn Component> + Send + Sync>;
 #[must_use = "it serves when it is the component of a route"]
 pub struct WsServer {
     factory: Factory,
-    keep_alive: Duration,
+    /// `None` is what the configuration says.
+    keep_alive: Option<Duration>,
     strict_sub_protocols: bool,
 }
 
@@ -49,13 +50,13 @@ impl WsServer {
         F: Fn() -> C + Send + Sync + 'static,
     {
         let factory = Arc::new(move || Box::new(factory()) as Box<dyn Component>);
-        Self { factory, keep_alive: Duration::ZERO, strict_sub_protocols: true }
+        Self { factory, keep_alive: Some(Duration::ZERO), strict_sub_protocols: true }
     }
 
     /// Pings every client once in each interval, spread over it; one that has not been heard of when its next
     /// ping is due is disconnected. Zero turns it off; otherwise from 10 ms to 24 h.
     pub fn enable_keep_alive(mut self, interval: Duration) -> Self {
-        self.keep_alive = interval;
+        self.keep_alive = Some(interval);
         self
     }
 
@@ -66,20 +67,21 @@ impl WsServer {
         self
     }
 
-    pub(crate) fn keep_alive(&self) -> Duration {
-        self.keep_alive
+    /// The interval, where the configuration has `configured`.
+    pub(crate) fn keep_alive(&self, configured: Duration) -> Duration {
+        self.keep_alive.unwrap_or(configured)
     }
 }
 
 /// What can be the component of a route: a [`WsServer`], or a factory alone, which gets a keep-alive of 30 s (or
 /// what the configuration says).
 pub trait IntoWsServer {
-    /// The server; `keep_alive` is for one that has not been given any other way.
-    fn into_ws_server(self, keep_alive: Duration) -> WsServer;
+    /// The server.
+    fn into_ws_server(self) -> WsServer;
 }
 
 impl IntoWsServer for WsServer {
-    fn into_ws_server(self, _keep_alive: Duration) -> WsServer {
+    fn into_ws_server(self) -> WsServer {
         self
     }
 }
@@ -89,8 +91,8 @@ where
     C: Component,
     F: Fn() -> C + Send + Sync + 'static,
 {
-    fn into_ws_server(self, keep_alive: Duration) -> WsServer {
-        WsServer::new(self).enable_keep_alive(keep_alive)
+    fn into_ws_server(self) -> WsServer {
+        WsServer { keep_alive: None, ..WsServer::new(self) }
     }
 }
 
@@ -104,14 +106,14 @@ pub(crate) struct RouteSpec {
 }
 
 impl RouteSpec {
-    /// Makes the route of one core.
-    pub(crate) fn make(&self) -> Route {
+    /// Makes the route of one core; `keep_alive` is what the configuration says.
+    pub(crate) fn make(&self, keep_alive: Duration) -> Route {
         Route {
             pattern: self.pattern.clone(),
             host: self.host.clone(),
             origins: self.origins.clone(),
             strict_sub_protocols: self.server.strict_sub_protocols,
-            keepalive: self.server.keep_alive,
+            keepalive: self.server.keep_alive(keep_alive),
             component: (self.server.factory)(),
         }
     }

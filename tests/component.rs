@@ -151,7 +151,9 @@ fn ws_server_enable_keep_alive() {
                 WsServer::new(move || Probe::new(quick.clone())).enable_keep_alive(Duration::from_secs(1)),
             )
             .route("/none", WsServer::new(move || Probe::new(none.clone())))
-            .route("/default", move || Probe::new(log.clone())),
+            .route("/default", move || Probe::new(log.clone()))
+            // Of routes without a word of their own, also of those that were added before.
+            .configure(|config| config.keepalive_millis = 3_600_000),
     );
     let mut unpinged = Client::connect(server.address, "/none");
     let mut seldom = Client::connect(server.address, "/default");
@@ -250,6 +252,10 @@ fn what_is_wrong_with_an_app_is_said_when_it_starts() {
     assert!(message(app().route("chat", nothing)).contains("\"chat\""));
     assert!(message(app().allowed_origins(["*"]).route("/a", nothing)).contains("allowed_origins"));
     assert!(message(app().route("/a", nothing).allowed_origins(["https://*.x"])).contains("https://*.x"));
+    for host in ["example.com:80", "http://example.com", "::1", ""] {
+        assert!(message(App::new(host, 0).route("/a", nothing)).contains(&format!("{host:?}")), "{host}");
+        assert!(message(app().route("/a", nothing).host(host)).contains(&format!("{host:?}")), "{host}");
+    }
     let brief = WsServer::new(nothing).enable_keep_alive(Duration::from_millis(1));
     assert!(message(app().route("/a", brief)).contains("keep-alive 1ms"));
     let message = |server: Server| server.start(nothing).expect_err("it started").to_string();
@@ -261,6 +267,24 @@ fn what_is_wrong_with_an_app_is_said_when_it_starts() {
     let error = app().route("/a", failing).start().expect_err("it started");
     assert!(error.to_string().contains("made on a core"), "{error}");
     assert_eq!(error.exit_code(), 1);
+}
+
+#[test]
+fn server_allowed_origins() {
+    let status = |server: Server, origin: &str| {
+        let (log, _events) = log();
+        let server = server.cores(1).start(move || Probe::new(log.clone())).expect("it does not start");
+        let upgrade = Upgrade::to("/").with("Origin", origin);
+        let status = upgrade.send(server.websocket_addresses()[0]).expect("an answer").0.status;
+        server.handle().stop_now();
+        server.wait().expect("it does not end well");
+        status
+    };
+    let server = || Server::bind("127.0.0.1:0");
+    assert_eq!(status(server(), "https://friend.example"), 403);
+    assert_eq!(status(server().allowed_origins(["https://friend.example"]), "https://friend.example"), 101);
+    assert_eq!(status(server().allowed_origins(["https://friend.example"]), "https://other.example"), 403);
+    assert_eq!(status(server().allowed_origins(["*"]), "null"), 101);
 }
 
 #[test]
@@ -460,5 +484,46 @@ fn the_end_of_a_client_is_orderly_when_the_server_closes() {
     client.expect_close(4001);
     client.send(&Frame::close(4001, ""));
     assert_eq!(client.expect_gone(), End::Orderly);
+    server.end();
+}
+
+/// Publishes, and leaves or is closed in the same callback.
+struct Leaves;
+
+impl Component for Leaves {
+    fn on_open(&mut self, connection: &Connection) -> Outcome {
+        connection.subscribe("a")?;
+        connection.subscribe("b")?;
+        Ok(())
+    }
+
+    fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+        connection.publish("a", "first")?;
+        connection.publish("b", "second")?;
+        match message.as_text() {
+            Some("unsubscribe") => {
+                connection.unsubscribe("a")?;
+                connection.publish("a", "not for it any more")?;
+                connection.unsubscribe("b")?;
+            }
+            _ => connection.close(corecast::CloseCode::Normal),
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_was_published_before_one_leaves_still_reaches_it_on_its_core_in_order() {
+    let server = Running::start(app().cores(1).route("/", || Leaves));
+    let mut client = Client::connect(server.address, "/");
+    tell(&mut client, "unsubscribe");
+    client.expect_text("first");
+    client.expect_text("second");
+    client.expect_alive();
+    let mut client = Client::connect(server.address, "/");
+    tell(&mut client, "close");
+    client.expect_text("first");
+    client.expect_text("second");
+    client.expect_closed(1000);
     server.end();
 }

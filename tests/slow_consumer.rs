@@ -4,12 +4,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::PATIENCE;
 use support::client::{Client, Event};
 use support::frame::{self, Frame};
 use support::http::Http;
 use support::server::Server;
 use support::swarm::Swarm;
+use support::{PATIENCE, QUIET};
 
 const OTHERS: usize = 999;
 const MESSAGE_BYTES: usize = 1000;
@@ -210,4 +210,83 @@ fn an_echo_client_that_never_reads_does_not_fill_the_memory() {
     bystander.expect_alive();
     drop((flooder, bystander));
     server.expect_holdings(&before);
+}
+
+#[test]
+fn policy_drop_loses_the_newest_counts_it_and_keeps_the_connection() {
+    let server = Server::start_shards(2, &["--send-queue", "64KiB", "--slow-consumer", "drop"]);
+    let mut slow = Client::connect_narrow(server.data, "/sub/feed");
+    let mut http = server.http();
+    let epoch = Instant::now();
+    for number in 0..1000 {
+        http.post("/pub/feed", &message(number, epoch)).expect("publish").expect(201);
+    }
+    server.wait_metric("corecast_deliveries_dropped_total", &[("reason", "slow_consumer")], |count| {
+        count > 0.0
+    });
+    let mut numbers = Vec::new();
+    while let Event::Frame(frame) = slow.event(QUIET) {
+        let text = String::from_utf8(frame.payload).expect("text");
+        numbers.push(text[..8].trim().parse::<usize>().expect("a number"));
+    }
+    let metrics = server.metrics();
+    let dropped = metrics.sum("corecast_deliveries_dropped_total", &[]);
+    assert_eq!(numbers.len() + dropped as usize, 1000, "each message is delivered or counted as dropped");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "out of order");
+    assert_eq!(numbers[..100], (0..100).collect::<Vec<_>>(), "the oldest were not the ones that were kept");
+    assert_eq!(metrics.sum("corecast_slow_consumers_total", &[]), 1.0, "one connection, at its limit once");
+    server.publish("feed", "after the flood");
+    slow.expect_text("after the flood");
+}
+
+#[test]
+fn policy_latest_keeps_the_newest_of_each_topic() {
+    let server = Server::start_shards(2, &["--send-queue", "64KiB", "--slow-consumer", "latest"]);
+    let mut slow = Client::connect_narrow(server.data, "/sub/feed,other");
+    let mut http = server.http();
+    let epoch = Instant::now();
+    for number in 0..1000 {
+        http.post("/pub/feed", &message(number, epoch)).expect("publish").expect(201);
+        if number == 500 {
+            http.post("/pub/other", &message(123_456, epoch)).expect("publish").expect(201);
+        }
+    }
+    server.wait_metric("corecast_deliveries_dropped_total", &[("reason", "slow_consumer")], |count| {
+        count > 0.0
+    });
+    let (mut numbers, mut others) = (Vec::new(), 0);
+    while let Event::Frame(frame) = slow.event(QUIET) {
+        let text = String::from_utf8(frame.payload).expect("text");
+        match text[..8].trim().parse::<usize>().expect("a number") {
+            123_456 => others += 1,
+            number => numbers.push(number),
+        }
+    }
+    assert_eq!(numbers.last(), Some(&999), "the newest message was lost");
+    assert_eq!(others, 1, "the newest of the other topic was lost");
+    let dropped = server.metrics().sum("corecast_deliveries_dropped_total", &[]) as usize;
+    assert!(dropped > 0, "the test did not fill the queue");
+    assert_eq!(numbers.len() + dropped, 1000, "each message is delivered or counted as dropped");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "out of order");
+    slow.expect_alive();
+    server.wait_metric("corecast_send_queue_bytes", &[], |queued| queued == 0.0);
+}
+
+#[test]
+fn what_is_meant_for_one_connection_alone_is_never_dropped() {
+    for policy in ["drop", "latest"] {
+        let flags = ["--echo", "--send-queue", "64KiB", "--slow-consumer", policy];
+        let server = Server::start_shards(1, &flags);
+        let mut flooder = Client::connect_narrow(server.data, "/echo");
+        flooder.set_write_limit(Duration::from_secs(2));
+        let chunk: Vec<u8> = (0..64).flat_map(|_| Frame::binary(vec![1; 1000]).masked()).collect();
+        for _ in 0..1000 {
+            if flooder.send_raw(&chunk).is_err() {
+                break;
+            }
+        }
+        let closed = [("code", "1008")];
+        server.wait_metric("corecast_connections_closed_total", &closed, |count| count == 1.0);
+        assert_eq!(server.metrics().sum("corecast_slow_consumers_total", &[]), 1.0);
+    }
 }

@@ -45,7 +45,7 @@ fn blocking_work_runs_beside_the_core() {
 fn tasks_may_use_handles_of_connections_that_have_gone() {
     let (log, events) = log();
     let server = Running::start(app().route("/probe", move || Probe::new(log.clone())));
-    for command in ["spawn", "spawn close", "spawn error", "spawn panic"] {
+    for command in ["spawn-late", "spawn-late close", "spawn-late error", "spawn-late panic"] {
         let mut client = Client::connect(server.address, "/probe");
         tell(&mut client, command);
         tell(&mut client, "echo it runs");
@@ -54,7 +54,7 @@ fn tasks_may_use_handles_of_connections_that_have_gone() {
         events.next();
         assert!(events.next().starts_with("close 1006"));
     }
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(1500));
     let mut client = Client::connect(server.address, "/probe");
     client.expect_alive();
     server.end();
@@ -245,4 +245,93 @@ fn a_component_that_fails_to_start_ends_the_start_and_says_why() {
             "{error}"
         );
     }
+}
+
+/// Panics when it is dropped, as a task's value and as the component itself.
+struct PanicsAtTheEnd;
+
+impl Drop for PanicsAtTheEnd {
+    fn drop(&mut self) {
+        panic!("at the end");
+    }
+}
+
+struct Ends(#[allow(dead_code, reason = "held for its drop")] PanicsAtTheEnd);
+
+impl Component for Ends {
+    fn on_open(&mut self, connection: &Connection) -> Outcome {
+        let core = connection.core();
+        connection.spawn(async move {
+            let _value = PanicsAtTheEnd;
+            core.sleep(Duration::from_secs(3600)).await;
+            Ok(())
+        });
+        connection.set_data(Rc::new(PanicsAtTheEnd));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_panics_when_it_is_dropped_does_not_fail_the_shard() {
+    let server = Running::start(app().cores(1).route("/", || Ends(PanicsAtTheEnd)));
+    let client = Client::connect(server.address, "/");
+    client.reset();
+    Client::connect(server.address, "/").expect_alive();
+    server.end();
+}
+
+/// Publishes without end to a core that is busy, and again whenever it is refused.
+struct Stubborn(Log, bool);
+
+impl Component for Stubborn {
+    fn on_open(&mut self, connection: &Connection) -> Outcome {
+        Ok(connection.subscribe("all")?)
+    }
+
+    fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+        let core = connection.core();
+        match message.as_text() {
+            Some("block") => std::thread::sleep(Duration::from_secs(2)),
+            Some("publish") => (0..40_000).try_for_each(|_| core.publish("all", "x"))?,
+            Some("core") => connection.send(&core.shard().to_string()),
+            _ => connection.send(message),
+        }
+        Ok(())
+    }
+
+    fn on_refused(&mut self, core: &Core, topic: &corecast::TopicName) {
+        if !std::mem::replace(&mut self.1, true) {
+            self.0.write("refused");
+        }
+        // Retried at once, as it must not be: the core must survive it.
+        let _ = core.publish(topic, "again");
+    }
+}
+
+#[test]
+fn publishing_again_when_refused_does_not_hang_the_core() {
+    let (log, events) = log();
+    let server = Running::start(app().route("/", move || Stubborn(log.clone(), false)));
+    let mut clients: Vec<Option<Client>> = vec![None, None];
+    while clients.iter().any(Option::is_none) {
+        let mut client = Client::connect(server.address, "/");
+        tell(&mut client, "core");
+        let core: usize = String::from_utf8(client.message().payload).expect("text").parse().expect("a core");
+        clients[core] = Some(client);
+    }
+    let mut clients: Vec<Client> = clients.into_iter().flatten().collect();
+    // Whichever core owns the topic, the other one is behind.
+    for (blocked, publishing) in [(0, 1), (1, 0)] {
+        tell(&mut clients[blocked], "block");
+        std::thread::sleep(Duration::from_millis(100));
+        tell(&mut clients[publishing], "publish");
+        tell(&mut clients[publishing], "it lives");
+        let start = Instant::now();
+        while clients[publishing].message() != Frame::text("it lives") {}
+        assert!(start.elapsed() < Duration::from_secs(15));
+        tell(&mut clients[blocked], "it lives again");
+        while clients[blocked].message() != Frame::text("it lives again") {}
+    }
+    events.expect("refused");
+    server.end();
 }

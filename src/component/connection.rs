@@ -17,7 +17,8 @@ use crate::ws::{CloseCode, Request, close};
 
 /// A handle to one connection of this core. Handles of one connection are equal, so they can be kept in a set.
 ///
-/// It stays harmless when the connection is gone: what is asked of it then is ignored.
+/// It stays harmless when the connection is gone: what it is told then is ignored. To publish and to spawn still work,
+/// for "someone has left".
 pub struct Connection {
     id: ConnectionId,
     route: u8,
@@ -180,7 +181,11 @@ impl Connection {
     }
 
     /// Publishes to the topic's subscribers on all cores, this connection included if it is one. When they
-    /// cannot take it, this connection is closed with 1013 (try again later).
+    /// cannot take it, this connection is closed with 1013 (try again later), or if it has gone
+    /// [`super::Component::on_refused`] is called.
+    ///
+    /// A topic's messages come in one order to all, but by way of the topic's owner, which may be another core: what
+    /// is sent to a connection directly may overtake them.
     ///
     /// # Errors
     /// As [`Connection::subscribe`].
@@ -212,7 +217,11 @@ impl Connection {
 
     fn publish_except(&self, topic: TopicName, message: Message<'_>, except: Option<ConnectionId>) {
         let frame = Frame::new(message.kind(), message.as_bytes(), clock::monotonic_nanos(), except);
-        self.context.publish(topic, frame, Origin::Connection(self.id));
+        let origin = match self.context.is_known(self.id) {
+            true => Origin::Connection(self.id),
+            false => Origin::Core { route: self.route },
+        };
+        self.context.publish(topic, frame, origin);
     }
 
     // ---- the component's own ----

@@ -13,7 +13,7 @@ use std::thread::Result as ThreadResult;
 use std::time::Duration;
 
 use super::context::{Context, Origin};
-use super::{Message, Outcome};
+use super::{Message, Outcome, drop_caught};
 use crate::clock;
 use crate::frame::Frame;
 use crate::topic::{TopicError, TopicName};
@@ -101,7 +101,8 @@ impl Core {
     }
 
     /// Runs something that blocks (a file, a database client without futures) on a thread beside the core, which
-    /// goes on meanwhile. One such thread serves a core: what is asked for runs in turn.
+    /// goes on meanwhile. One such thread serves a core: what is asked for runs in turn. The server's end does not wait
+    /// for it.
     pub fn run_blocking<R, W>(&self, work: W) -> BlockingWork<R>
     where
         R: Send + 'static,
@@ -110,14 +111,14 @@ impl Core {
         let (result, receiver) = mpsc::sync_channel(1);
         let caught = move || {
             // A caller that has gone away needs no result.
-            let _ = result.send(catch_unwind(AssertUnwindSafe(work)));
+            drop_caught(result.send(catch_unwind(AssertUnwindSafe(work))));
         };
         BlockingWork { done: self.context.executor().run_blocking(Box::new(caught)), result: receiver }
     }
 
     /// Sends a value to the instance of this component on another core, which gets it in
     /// [`super::Component::on_sibling`]. Values from one core to another arrive in the order in which they were
-    /// sent. To oneself it is an error of the caller and does nothing.
+    /// sent. To this core itself, or to one that there is not, it does nothing.
     ///
     /// # Errors
     /// [`Overloaded`] when that core has not taken what was sent before (16 Ki messages).
@@ -164,14 +165,27 @@ impl<R> Future for BlockingWork<R> {
     }
 }
 
-/// A future whose panics are results.
-pub(super) struct CatchPanic<F>(pub(super) Pin<Box<F>>);
+/// A future whose panics are results, also when it is dropped unfinished.
+pub(super) struct CatchPanic<F>(Option<Pin<Box<F>>>);
+
+impl<F> CatchPanic<F> {
+    pub(super) fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<F> Drop for CatchPanic<F> {
+    fn drop(&mut self) {
+        drop_caught(self.0.take());
+    }
+}
 
 impl<F: Future> Future for CatchPanic<F> {
     type Output = ThreadResult<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))) {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Err(panic) => Poll::Ready(Err(panic)),

@@ -243,7 +243,9 @@ fn flag_values(value: &Value) -> Option<Vec<String>> {
 mod tests {
     use std::io::Write;
 
-    use super::super::{ControlAddress, CpuList, LogFormat, LogLevel, PublishToken, Switch, WaitMode};
+    use super::super::{
+        ControlAddress, CpuList, LogFormat, LogLevel, PublishToken, SlowConsumer, Switch, WaitMode,
+    };
     use super::*;
 
     fn try_load(flags: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, LoadError> {
@@ -320,7 +322,7 @@ mod tests {
         const FLAGS: &str = "--listen 127.0.0.1:1 --listen [::1]:2 --control off --cores 1 --oversubscribe \
             --keepalive 0 --echo --client-publish --allowed-origin https://a --allowed-origin https://b \
             --subprotocol x,y --strict-subprotocols false --max-connections 5 --max-message-size 1KiB \
-            --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --publish-token t \
+            --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --slow-consumer latest --publish-token t \
             --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --wait ring";
         // Two shards on a CPU that there is, whichever it is.
         let cpu = Config::default().shard_cpus().unwrap()[0];
@@ -343,6 +345,7 @@ mod tests {
             strict_subprotocols: false,
             max_message_bytes: 1024,
             send_queue_bytes: 4096,
+            slow_consumer: SlowConsumer::Latest,
             compression: Switch::Off,
             compression_min_bytes: 1024,
             echo: true,

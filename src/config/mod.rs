@@ -157,11 +157,16 @@ pub struct Config {
     #[serde(rename = "max-message-size", serialize_with = "serialize_size")]
     pub max_message_bytes: usize,
 
-    /// Bytes that may wait for one connection that reads too slowly, B KiB MiB. Over it: close 1008 "slow
-    /// consumer"
+    /// Bytes that may wait for one connection that reads too slowly, B KiB MiB. Over it: see --slow-consumer
     #[arg(help_heading = "Messages", long = "send-queue", value_name = "SIZE", value_parser = parse_size)]
     #[serde(rename = "send-queue", serialize_with = "serialize_size")]
     pub send_queue_bytes: usize,
+
+    /// What happens to a connection at the limit of --send-queue: close it with 1008 "slow consumer"; drop the newest
+    /// messages of its topics; or keep only the latest of each topic. What is meant for it alone, such as an echo,
+    /// closes it in any case
+    #[arg(help_heading = "Messages", long, value_enum, value_name = "close|drop|latest")]
+    pub slow_consumer: SlowConsumer,
 
     /// permessage-deflate (RFC 7692) for clients that offer it; a broadcast is compressed once
     #[arg(help_heading = "Messages", long, value_enum, value_name = "on|off")]
@@ -223,6 +228,7 @@ impl Default for Config {
             strict_subprotocols: true,
             max_message_bytes: 64 * 1024,
             send_queue_bytes: 1024 * 1024,
+            slow_consumer: SlowConsumer::Close,
             compression: Switch::On,
             compression_min_bytes: 256,
             echo: false,
@@ -243,6 +249,19 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+/// What happens to a connection whose send queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlowConsumer {
+    /// It is closed with 1008 `slow consumer`.
+    #[default]
+    Close,
+    /// The newest messages of its topics are dropped until there is room again.
+    Drop,
+    /// Of what waits, only the newest message of each topic is kept.
+    Latest,
 }
 
 /// Form of the log.

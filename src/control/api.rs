@@ -1,4 +1,4 @@
-//! The routes of the control port, and publishing by HTTP.
+//! The routes of the control port, and `/pub/<topic>`: publish, look at a topic, delete it.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -12,14 +12,16 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
-use super::dispatcher::Command;
-use super::{ControlSettings, Shared, health, metrics};
+use super::dispatcher::{Answer, Command};
+use super::{ControlSettings, Shared, batch, health, metrics};
 use crate::clock;
 use crate::config::PublishToken;
 use crate::frame::Frame;
@@ -36,27 +38,31 @@ const DISCARD_BYTES: usize = 4 * 1024 * 1024;
 /// Time for which they are.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for the owner shard's answer; over it: 503.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the answers of owner shards to one request; over it: 503.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `Retry-After` says when the shards are full: they drain within milliseconds, its unit is the second.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+pub(super) const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 const INDEX: &str = "\
 corecast control port
 
-POST /pub/<topic>  publish the body; Content-Type: application/octet-stream makes a binary message
-GET  /metrics      Prometheus metrics
-GET  /live         200 while every shard runs
-GET  /ready        200 while new connections are welcome
+POST /pub/<topic>    publish the body; Content-Type: application/octet-stream makes a binary message
+POST /pub            publish many: a JSON array of {\"topic\", \"data\"} or {\"topic\", \"data_base64\"}
+GET /pub/<topic>     its subscribers, messages kept, epoch and last offset, as JSON
+DELETE /pub/<topic>  drop what is kept of it and close its subscribers
+GET /metrics         Prometheus metrics
+GET /live            200 while every shard runs
+GET /ready           200 while new connections are welcome
 ";
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(async || INDEX))
+        .route("/pub", post(batch::publish_all))
         // The topic is read from the raw path: decoding it twice would change it.
-        .route("/pub/", post(publish))
-        .route("/pub/{*topic}", post(publish))
+        .route("/pub/", topic_methods())
+        .route("/pub/{*topic}", topic_methods())
         .route("/metrics", get(metrics::metrics))
         .route("/live", get(health::live))
         .route("/ready", get(health::ready))
@@ -65,11 +71,12 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
+fn topic_methods() -> MethodRouter<Arc<Shared>> {
+    get(inspect).post(publish).delete(delete)
+}
+
 async fn not_found(uri: Uri) -> ApiError {
-    let path = uri.path();
-    let hint =
-        if path == "/pub" { "; publish with POST /pub/<topic>" } else { "; GET / lists what there is" };
-    ApiError::new(StatusCode::NOT_FOUND, format!("there is no {path}{hint}"))
+    ApiError::new(StatusCode::NOT_FOUND, format!("there is no {}; GET / lists what there is", uri.path()))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
@@ -78,14 +85,14 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
 
 /// An answer that is not success: a status, a sentence, and a header where the status asks for one.
 #[derive(Debug)]
-struct ApiError {
-    status: StatusCode,
-    message: Cow<'static, str>,
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) message: Cow<'static, str>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status, message: message.into(), header: None }
     }
 
@@ -126,15 +133,19 @@ async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<
             return Err(error);
         }
     };
-    let receipt = shared.publish(topic.clone(), frame).await?;
-    let status = if receipt.subscribers == 0 { StatusCode::ACCEPTED } else { StatusCode::CREATED };
+    let receipt = shared.ask(|reply| Command::Publish { topic: topic.clone(), frame, reply }).await?;
     let answer = Published {
         topic: topic.as_str(),
         subscribers: receipt.subscribers,
         epoch: &shared.settings.epoch,
         offset: receipt.offset,
     };
-    Ok((status, Json(answer)).into_response())
+    Ok((publish_status(&receipt), Json(answer)).into_response())
+}
+
+/// 201 for a message that somebody is sent, 202 for one that nobody is subscribed to.
+pub(super) fn publish_status(receipt: &Receipt) -> StatusCode {
+    if receipt.subscribers == 0 { StatusCode::ACCEPTED } else { StatusCode::CREATED }
 }
 
 /// What is wrong with a request is looked for in this order: who asks, for which topic, with what.
@@ -144,10 +155,9 @@ async fn read_publish(
     body: &mut Payload,
 ) -> Result<(TopicName, Arc<Frame>), ApiError> {
     authorize(settings.publish_token.as_ref(), &head.headers)?;
-    let topic = TopicName::from_path(head.uri.path().strip_prefix("/pub/").unwrap_or_default())
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let topic = topic(&head.uri)?;
     let kind = kind(&head.headers);
-    let payload = body.read(settings.max_message_bytes).await?;
+    let payload = body.read(settings.max_message_bytes, "--max-message-size").await?;
     if kind == MessageKind::Text && simdutf8::basic::from_utf8(&payload).is_err() {
         let reason = "the body is not UTF-8; bytes need Content-Type: application/octet-stream";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
@@ -155,45 +165,111 @@ async fn read_publish(
     Ok((topic, Frame::new(kind, &payload, clock::monotonic_nanos(), None)))
 }
 
+#[derive(Serialize)]
+struct Inspected<'a> {
+    topic: &'a str,
+    subscribers: u64,
+    messages: u64,
+    epoch: &'a str,
+    offset: u64,
+}
+
+async fn inspect(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+    authorize(shared.settings.publish_token.as_ref(), request.headers())?;
+    let topic = topic(request.uri())?;
+    let status = shared.ask(|reply| Command::Inspect { topic: topic.clone(), reply }).await?;
+    let answer = Inspected {
+        topic: topic.as_str(),
+        subscribers: status.subscribers,
+        messages: status.messages,
+        epoch: &shared.settings.epoch,
+        offset: status.offset,
+    };
+    Ok(Json(answer).into_response())
+}
+
+async fn delete(State(shared): State<Arc<Shared>>, request: Request) -> Result<StatusCode, ApiError> {
+    authorize(shared.settings.publish_token.as_ref(), request.headers())?;
+    let topic = topic(request.uri())?;
+    shared.ask(|reply| Command::Delete { topic: topic.clone(), reply }).await?;
+    debug!(%topic, "topic deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn topic(uri: &Uri) -> Result<TopicName, ApiError> {
+    TopicName::from_path(uri.path().strip_prefix("/pub/").unwrap_or_default())
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// An answer of a topic's owner that is on its way.
+pub(super) type Awaited<T> = oneshot::Receiver<Result<T, Overloaded>>;
+
 impl Shared {
-    async fn publish(&self, topic: TopicName, frame: Arc<Frame>) -> Result<Receipt, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let ask = async {
-            // Either end is closed only when the dispatcher or the shard has ended.
-            self.commands.send(Command::Publish { topic, frame, reply }).await.ok()?;
-            answer.await.ok()
+    /// Asks a topic's owner, and waits for the answer for a bounded time.
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, ApiError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let awaited = self.submit(deadline, command).await?;
+        answer(deadline, awaited).await
+    }
+
+    /// Hands over a command, unless the deadline has passed. One task's commands reach an owner in their order.
+    pub(super) async fn submit<T>(
+        &self,
+        deadline: Instant,
+        command: impl FnOnce(Answer<T>) -> Command,
+    ) -> Result<Awaited<T>, ApiError> {
+        let (reply, awaited) = oneshot::channel();
+        let too_late = || {
+            let reason = format!("its turn did not come within {} s; it had no effect", seconds());
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason))
         };
-        match tokio::time::timeout(PUBLISH_TIMEOUT, ask).await {
-            Ok(Some(Ok(receipt))) => Ok(receipt),
-            Ok(Some(Err(Overloaded))) => Err(ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "the shards cannot take more messages now; nobody got this one",
-            )
-            .with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
-            Ok(None) => Err(ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the server is ending; nobody is known to have got this message",
-            )),
-            Err(_) => Err(ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!(
-                    "the topic's shard has not answered within {} s; the message may still be delivered",
-                    PUBLISH_TIMEOUT.as_secs()
-                ),
-            )),
+        if Instant::now() >= deadline {
+            return too_late();
+        }
+        match timeout_at(deadline, self.commands.send(command(reply))).await {
+            Ok(Ok(())) => Ok(awaited),
+            Ok(Err(_)) => Err(ending()),
+            Err(_) => too_late(),
         }
     }
 }
 
-/// Checks that the request may publish: by its token, or where none is set, by not being another site's
+/// Waits for an answer until the deadline.
+pub(super) async fn answer<T>(deadline: Instant, awaited: Awaited<T>) -> Result<T, ApiError> {
+    match timeout_at(deadline, awaited).await {
+        Ok(Ok(Ok(answer))) => Ok(answer),
+        Ok(Ok(Err(Overloaded))) => Err(ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "the shards cannot take more now; this had no effect",
+        )
+        .with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
+        Ok(Err(_)) => Err(ending()),
+        Err(_) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the topic's shard has not answered within {} s; this may still take effect", seconds()),
+        )),
+    }
+}
+
+fn seconds() -> u64 {
+    ANSWER_TIMEOUT.as_secs()
+}
+
+/// The dispatcher or the shard has ended.
+fn ending() -> ApiError {
+    let reason = "the server is ending; whether this had an effect is not known";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+}
+
+/// Checks that the request may use `/pub`: by its token, or where none is set, by not being another site's
 /// page: a browser sends those to loopback as readily as the user's own.
-fn authorize(token: Option<&PublishToken>, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn authorize(token: Option<&PublishToken>, headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(token) = token else {
         return match is_cross_origin(headers) {
             false => Ok(()),
             true => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
-                "pages of other origins may publish only with a token (--publish-token)",
+                "pages of other origins may use /pub only with a token (--publish-token)",
             )),
         };
     };
@@ -206,7 +282,7 @@ fn authorize(token: Option<&PublishToken>, headers: &HeaderMap) -> Result<(), Ap
         return Ok(());
     }
     let (message, challenge) = match given {
-        None => ("publishing needs the header Authorization: Bearer <token>", "Bearer realm=\"corecast\""),
+        None => ("/pub needs the header Authorization: Bearer <token>", "Bearer realm=\"corecast\""),
         Some(_) => ("the token is not the right one", "Bearer realm=\"corecast\", error=\"invalid_token\""),
     };
     Err(ApiError::new(StatusCode::UNAUTHORIZED, message)
@@ -233,7 +309,7 @@ fn kind(headers: &HeaderMap) -> MessageKind {
 }
 
 /// A request's body on its way in.
-struct Payload {
+pub(super) struct Payload {
     body: Body,
     declared: Option<u64>,
     /// The client sends nothing until it is asked to, which the first read does.
@@ -241,24 +317,25 @@ struct Payload {
 }
 
 impl Payload {
-    fn new(body: Body, headers: &HeaderMap) -> Self {
+    pub(super) fn new(body: Body, headers: &HeaderMap) -> Self {
         let declared =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         Self { body, declared, awaits_continue: headers.contains_key(header::EXPECT) }
     }
 
-    async fn read(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
+    /// The whole body, which may have so many bytes by a limit of that name.
+    pub(super) async fn read(&mut self, limit: usize, name: &str) -> Result<Vec<u8>, ApiError> {
         if self.declared.is_some_and(|length| length > limit as u64) {
-            return Err(too_large(limit));
+            return Err(too_large(limit, name));
         }
         self.awaits_continue = false;
-        tokio::time::timeout(BODY_TIMEOUT, self.collect(limit)).await.unwrap_or_else(|_| {
+        tokio::time::timeout(BODY_TIMEOUT, self.collect(limit, name)).await.unwrap_or_else(|_| {
             let reason = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, reason))
         })
     }
 
-    async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
+    async fn collect(&mut self, limit: usize, name: &str) -> Result<Vec<u8>, ApiError> {
         let mut payload = Vec::new();
         while let Some(data) = self.next().await {
             let Ok(data) = data else {
@@ -266,7 +343,7 @@ impl Payload {
                 return Err(ApiError::new(StatusCode::BAD_REQUEST, reason));
             };
             if data.len() > limit - payload.len() {
-                return Err(too_large(limit));
+                return Err(too_large(limit, name));
             }
             payload.extend_from_slice(&data);
         }
@@ -281,7 +358,7 @@ impl Payload {
 
     /// Takes what a refused client has still to send, within bounds: a connection closed upon unread bytes
     /// is reset, and the reset would overtake the answer.
-    async fn discard(mut self) {
+    pub(super) async fn discard(mut self) {
         if self.awaits_continue {
             return;
         }
@@ -299,8 +376,8 @@ impl Payload {
     }
 }
 
-fn too_large(limit: usize) -> ApiError {
-    let message = format!("the body is longer than --max-message-size, {limit} bytes");
+fn too_large(limit: usize, name: &str) -> ApiError {
+    let message = format!("the body is longer than {name}, {limit} bytes");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 

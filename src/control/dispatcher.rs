@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::{Shared, Stop, Summary};
 use crate::frame::Frame;
 use crate::shard::mesh::ControlLink;
-use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
+use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use crate::topic::TopicName;
 
 /// Time beyond the drain window after which shards that have not drained are given up. Longer than a shard
@@ -38,16 +38,25 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause when there is nothing to be done at any time.
 const FAR: Duration = Duration::from_secs(3600);
 
+/// Where the answer of a topic's owner goes. Dropped, it means that the owner has ended.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, Overloaded>>;
+
 /// What a handler asks for.
 pub(super) enum Command {
-    /// Publish to the topic's owner. A dropped reply means that the owner has ended.
-    Publish { topic: TopicName, frame: Arc<Frame>, reply: oneshot::Sender<Result<Receipt, Overloaded>> },
+    /// Publish to the topic's owner.
+    Publish { topic: TopicName, frame: Arc<Frame>, reply: Answer<Receipt> },
+    /// What the topic's owner knows of it.
+    Inspect { topic: TopicName, reply: Answer<TopicStatus> },
+    /// Close the topic's subscribers.
+    Delete { topic: TopicName, reply: Answer<()> },
     /// Fan-out times of one shard. A dropped reply means that it cannot be asked now.
     Snapshot { shard: usize, reply: oneshot::Sender<Box<Histogram<u64>>> },
 }
 
 enum Reply {
-    Publish(oneshot::Sender<Result<Receipt, Overloaded>>),
+    Publish(Answer<Receipt>),
+    Inspect(Answer<TopicStatus>),
+    Delete(Answer<()>),
     Snapshot(oneshot::Sender<Box<Histogram<u64>>>),
 }
 
@@ -55,7 +64,20 @@ impl Reply {
     fn is_awaited(&self) -> bool {
         match self {
             Self::Publish(reply) => !reply.is_closed(),
+            Self::Inspect(reply) => !reply.is_closed(),
+            Self::Delete(reply) => !reply.is_closed(),
             Self::Snapshot(reply) => !reply.is_closed(),
+        }
+    }
+
+    /// Says that the shard could not be asked. A handler that has gone away needs no answer.
+    fn refuse(self) {
+        match self {
+            Self::Publish(reply) => drop(reply.send(Err(Overloaded))),
+            Self::Inspect(reply) => drop(reply.send(Err(Overloaded))),
+            Self::Delete(reply) => drop(reply.send(Err(Overloaded))),
+            // Dropped, which says the same.
+            Self::Snapshot(_) => {}
         }
     }
 }
@@ -171,11 +193,17 @@ impl Dispatcher {
     fn handle_command(&mut self, command: Command) {
         let request = self.next_request;
         self.next_request += 1;
+        let owner = |topic: &TopicName| topic.owner(self.shards.len());
         let (shard, message, reply) = match command {
             Command::Publish { topic, frame, reply } => {
-                let shard = topic.owner(self.shards.len());
                 let publisher = Publisher::Control(request);
-                (shard, ToShard::Publish { topic, frame, publisher }, Reply::Publish(reply))
+                (owner(&topic), ToShard::Publish { topic, frame, publisher }, Reply::Publish(reply))
+            }
+            Command::Inspect { topic, reply } => {
+                (owner(&topic), ToShard::Inspect { topic, request }, Reply::Inspect(reply))
+            }
+            Command::Delete { topic, reply } => {
+                (owner(&topic), ToShard::Delete { topic, request }, Reply::Delete(reply))
             }
             Command::Snapshot { shard, reply } => {
                 (shard, ToShard::Snapshot { request }, Reply::Snapshot(reply))
@@ -188,10 +216,7 @@ impl Dispatcher {
             (Ok(()), reply) => drop(self.pending.insert(request, reply)),
             (Err(_), reply) => {
                 self.shared.ring_full[shard].fetch_add(1, Relaxed);
-                if let Reply::Publish(reply) = reply {
-                    // A handler that has gone away needs no answer.
-                    let _ = reply.send(Err(Overloaded));
-                }
+                reply.refuse();
             }
         }
     }
@@ -202,6 +227,16 @@ impl Dispatcher {
             match message {
                 ToControl::Published { request, outcome } => {
                     if let Some(Reply::Publish(reply)) = self.pending.remove(&request) {
+                        let _ = reply.send(outcome);
+                    }
+                }
+                ToControl::Inspected { request, status } => {
+                    if let Some(Reply::Inspect(reply)) = self.pending.remove(&request) {
+                        let _ = reply.send(Ok(status));
+                    }
+                }
+                ToControl::Deleted { request, outcome } => {
+                    if let Some(Reply::Delete(reply)) = self.pending.remove(&request) {
                         let _ = reply.send(outcome);
                     }
                 }
@@ -307,7 +342,14 @@ mod tests {
                 }
             };
             assert_eq!((refused, answers.len()), (Err(Overloaded), RING_MESSAGES));
-            assert_eq!(shared.ring_full[0].load(Relaxed), 1);
+            let topic = || TopicName::new("a").unwrap();
+            let (reply, mut answer) = oneshot::channel();
+            dispatcher.handle_command(Command::Inspect { topic: topic(), reply });
+            assert_eq!(answer.try_recv(), Ok(Err(Overloaded)));
+            let (reply, mut answer) = oneshot::channel();
+            dispatcher.handle_command(Command::Delete { topic: topic(), reply });
+            assert_eq!(answer.try_recv(), Ok(Err(Overloaded)));
+            assert_eq!(shared.ring_full[0].load(Relaxed), 3);
 
             stopper.send_replace(Stop::Drain);
             let shard = std::thread::spawn(move || {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `dispatcher` | the rings to and from the shards; requests that await an answer; the drain |
 //! | `server` | the HTTP connections and their limits |
-//! | `api` | the routes and `POST /pub/<topic>` |
+//! | `api` | the routes and `/pub/<topic>` |
+//! | `batch` | `POST /pub` |
 //! | `metrics` | `GET /metrics` |
 //! | `health` | `GET /live` and `GET /ready` |
 //!
@@ -17,6 +18,7 @@
 //! This is the only module that names tokio.
 
 mod api;
+mod batch;
 mod dispatcher;
 mod health;
 mod metrics;

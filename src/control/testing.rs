@@ -14,7 +14,7 @@ use super::{ControlHandle, ControlSettings, Shared, Summary, metrics, spawn};
 use crate::clock;
 use crate::config::Config;
 use crate::shard::mesh::{self, ControlLink, Mesh};
-use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard};
+use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use crate::shard::stats::ShardStats;
 
 pub(super) fn runtime() -> tokio::runtime::Runtime {
@@ -49,7 +49,7 @@ pub(super) fn shared(shards: usize) -> Shared {
     }
 }
 
-/// What a stand-in shard does with publishes.
+/// What a stand-in shard does with publishes and deletions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conduct {
     /// Hands them to so many subscribers.
@@ -65,6 +65,8 @@ pub(super) enum Conduct {
 pub(super) enum Told {
     /// The topic and the bytes of the frame.
     Publish(String, Vec<u8>),
+    /// The topic.
+    Delete(String),
     /// The window.
     Drain(u64),
 }
@@ -134,6 +136,11 @@ impl Client {
     }
 
     /// `headers` are whole lines.
+    pub(super) fn delete(&self, path: &str, headers: &str) -> String {
+        self.request(&format!("DELETE {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"))
+    }
+
+    /// `headers` are whole lines.
     pub(super) fn post(&self, path: &str, headers: &str, body: &str) -> String {
         self.request(&format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
@@ -190,6 +197,24 @@ impl StandIn {
                     Conduct::Silent => return,
                 };
                 self.mesh.send_to_control(ToControl::Published { request, outcome });
+            }
+            ToShard::Inspect { request, .. } => {
+                let subscribers = match self.conduct {
+                    Conduct::Deliver(subscribers) => subscribers,
+                    Conduct::Refuse => 0,
+                    Conduct::Silent => return,
+                };
+                let status = TopicStatus { subscribers, messages: 0, offset: *offset };
+                self.mesh.send_to_control(ToControl::Inspected { request, status });
+            }
+            ToShard::Delete { topic, request } => {
+                self.tell(Told::Delete(topic.to_string()));
+                let outcome = match self.conduct {
+                    Conduct::Deliver(_) => Ok(()),
+                    Conduct::Refuse => Err(Overloaded),
+                    Conduct::Silent => return,
+                };
+                self.mesh.send_to_control(ToControl::Deleted { request, outcome });
             }
             ToShard::Snapshot { request } if self.conduct != Conduct::Silent => {
                 let mut fanout_micros = Box::new(Histogram::new(2).unwrap());

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::testing::{Conduct, Rig, Told, settings};
-use super::{Summary, random_epoch};
+use super::{Summary, batch, random_epoch};
 use crate::config::PublishToken;
 use crate::topic::TopicName;
 
@@ -65,7 +65,7 @@ fn bad_requests_are_refused_with_a_reason() {
         ))
     };
     let origin = "Origin: http://elsewhere\r\n";
-    let delete = "DELETE /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let put = "PUT /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let cases = [
         ("413", "max-message-size", rig.client.post("/pub/a", "", "0123456789a")),
         ("413", "max-message-size", chunked("6\r\n012345\r\n6\r\n012345\r\n0\r\n\r\n")),
@@ -75,16 +75,130 @@ fn bad_requests_are_refused_with_a_reason() {
         ("400", "topic has a %", rig.client.post("/pub/a%2", "", "")),
         ("400", "topic is not UTF-8", rig.client.post("/pub/%FF", "", "")),
         ("403", "pages of other origins", rig.client.post("/pub/a", origin, "")),
-        ("404", "POST /pub/<topic>", rig.client.post("/pub", "", "")),
+        ("403", "pages of other origins", rig.client.post("/pub", origin, "[]")),
+        ("400", "topic is empty", rig.client.get("/pub/")),
+        ("400", "topic has a character", rig.client.delete("/pub/a,b", "")),
+        ("403", "pages of other origins", rig.client.delete("/pub/a", origin)),
         ("404", "GET / lists", rig.client.get("/nothing")),
-        ("405", "DELETE is not possible", rig.client.request(delete)),
+        ("405", "PUT is not possible", rig.client.request(put)),
+        ("405", "GET is not possible", rig.client.get("/pub")),
         ("405", "POST is not possible", rig.client.post("/metrics", "", "")),
     ];
     for (code, reason, answer) in cases {
         assert_eq!(status(&answer), code, "{answer}");
         assert!(body(&answer).starts_with(r#"{"error":""#) && body(&answer).contains(reason), "{answer}");
     }
-    assert_eq!(header(&rig.client.get("/pub/a"), "allow"), Some("POST"));
+    let allowed = |answer: &str| {
+        let mut methods: Vec<_> = header(answer, "allow").unwrap().split(',').map(str::to_owned).collect();
+        methods.sort();
+        methods
+    };
+    assert_eq!(allowed(&rig.client.request(put)), ["DELETE", "GET", "HEAD", "POST"]);
+    assert_eq!(allowed(&rig.client.get("/pub")), ["POST"]);
+    rig.end();
+}
+
+#[test]
+fn a_topic_is_looked_at_and_deleted_by_its_owner() {
+    let settings = settings();
+    let epoch = settings.epoch.clone();
+    let rig = Rig::new(&[Conduct::Deliver(7), Conduct::Deliver(7)], settings);
+    assert_eq!(status(&rig.client.post("/pub/a/b%20c", "", "x")), "201");
+    let owner = TopicName::new("a/b c").unwrap().owner(2);
+    assert_eq!(rig.told.recv().unwrap().0, owner);
+
+    let answer = rig.client.get("/pub/a/b%20c");
+    assert_eq!((status(&answer), header(&answer, "content-type")), ("200", Some("application/json")));
+    let expected =
+        format!(r#"{{"topic":"a/b c","subscribers":7,"messages":0,"epoch":"{epoch}","offset":1}}"#);
+    assert_eq!(body(&answer), expected);
+
+    let answer = rig.client.delete("/pub/a/b%20c", "");
+    assert_eq!((status(&answer), body(&answer)), ("204", ""));
+    assert_eq!(rig.told.recv().unwrap(), (owner, Told::Delete("a/b c".into())));
+    rig.end();
+}
+
+#[test]
+fn a_batch_publishes_in_order_and_tells_how_each_item_went() {
+    let mut settings = settings();
+    settings.max_message_bytes = 5;
+    let epoch = settings.epoch.clone();
+    let rig = Rig::new(&[Conduct::Deliver(7)], settings);
+    let batch = r#"[{"topic":"a b","data":"one"},{"topic":"a","data":"123456"},{"topic":"a,b","data":"x"},
+        {"topic":"c","data_base64":"AP8="},7,{"topic":"a b","data":"two"}]"#;
+    let answer = rig.client.post("/pub", "", batch);
+    assert_eq!((status(&answer), header(&answer, "retry-after")), ("200", None));
+    let answer: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
+    let outcomes = answer.as_array().unwrap();
+    assert_eq!(outcomes.len(), 6);
+    let published = |topic: &str, offset: u64| {
+        serde_json::json!(
+            {"status": 201, "topic": topic, "subscribers": 7, "epoch": epoch, "offset": offset}
+        )
+    };
+    assert_eq!(outcomes[0], published("a b", 1));
+    assert_eq!(outcomes[3], published("c", 2));
+    assert_eq!(outcomes[5], published("a b", 3));
+    for (index, code, topic) in [(1, 413, Some("a")), (2, 400, Some("a,b")), (4, 400, None)] {
+        let outcome = outcomes[index].as_object().unwrap();
+        assert_eq!((&outcome["status"], outcome["topic"].as_str()), (&code.into(), topic), "{outcome:?}");
+        assert!(outcome["error"].is_string() && outcome.len() == 3, "{outcome:?}");
+    }
+    let told = |topic: &str, frame: &[u8]| (0, Told::Publish(topic.to_owned(), frame.to_vec()));
+    assert_eq!(rig.told.recv().unwrap(), told("a b", b"\x81\x03one"));
+    assert_eq!(rig.told.recv().unwrap(), told("c", b"\x82\x02\x00\xFF"));
+    assert_eq!(rig.told.recv().unwrap(), told("a b", b"\x81\x03two"));
+    assert_eq!(body(&rig.client.post("/pub", "", "[]")), "[]");
+    rig.end();
+}
+
+#[test]
+fn a_batch_with_a_refused_item_asks_to_come_back() {
+    let rig = Rig::new(&[Conduct::Deliver(1), Conduct::Refuse], settings());
+    let topic_of = |shard: usize| {
+        (0..).map(|n| format!("t{n}")).find(|name| TopicName::new(name).unwrap().owner(2) == shard).unwrap()
+    };
+    let (taken, refused) = (topic_of(0), topic_of(1));
+    let item = |topic: &str| format!(r#"{{"topic":"{topic}","data":"x"}}"#);
+    let batch = format!("[{},{},{}]", item(&refused), item(&taken), item(&refused));
+    let answer = rig.client.post("/pub", "", &batch);
+    assert_eq!((status(&answer), header(&answer, "retry-after")), ("200", Some("1")));
+    let outcomes: Vec<serde_json::Value> = serde_json::from_str(body(&answer)).unwrap();
+    let seen: Vec<_> = outcomes
+        .iter()
+        .map(|one| (one["status"].as_u64().unwrap(), one["topic"].as_str().unwrap()))
+        .collect();
+    assert_eq!(seen, [(429, refused.as_str()), (201, taken.as_str()), (429, refused.as_str())]);
+    rig.end();
+}
+
+#[test]
+fn a_batch_is_bounded_in_bytes_and_items() {
+    let mut settings = settings();
+    settings.publish_token = Some(PublishToken::new("s3cret"));
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings);
+    let token = "Authorization: Bearer s3cret\r\n";
+    let items = |count: usize| format!("[{}]", vec![r#"{"topic":"a","data":"x"}"#; count].join(","));
+    assert_eq!(status(&rig.client.post("/pub", "", &items(1))), "401");
+    let answer = rig.client.post("/pub", token, &items(batch::MAX_ITEMS));
+    assert_eq!(status(&answer), "200");
+    let outcomes: Vec<serde_json::Value> = serde_json::from_str(body(&answer)).unwrap();
+    for (index, outcome) in outcomes.iter().enumerate() {
+        assert_eq!((&outcome["status"], &outcome["offset"]), (&201.into(), &(index + 1).into()), "{outcome}");
+    }
+    assert_eq!(outcomes.len(), batch::MAX_ITEMS);
+    let padded = |bytes: usize| format!("[{}]", " ".repeat(bytes));
+    for (code, says, answer) in [
+        ("413", "at most 1024 items", rig.client.post("/pub", token, &items(batch::MAX_ITEMS + 1))),
+        ("413", "the limit of a batch", rig.client.post("/pub", token, &padded(2_000_000))),
+        ("400", "not a JSON array of", rig.client.post("/pub", token, &items(1)[1..])),
+        ("400", "data_base64", rig.client.post("/pub", token, "")),
+    ] {
+        assert_eq!(status(&answer), code, "{answer}");
+        assert!(body(&answer).starts_with(r#"{"error":""#) && body(&answer).contains(says), "{answer}");
+    }
+    assert_eq!(body(&rig.client.post("/pub", token, &padded(1_000_000))), "[]");
     rig.end();
 }
 
@@ -134,6 +248,9 @@ fn a_token_is_asked_for() {
     assert!(header(&wrong, "www-authenticate").unwrap().contains("invalid_token"));
     let right = "Authorization: Bearer s3cret\r\nOrigin: http://elsewhere\r\n";
     assert_eq!(status(&rig.client.post("/pub/a", right, "")), "201");
+    assert_eq!(status(&rig.client.get("/pub/a")), "401");
+    assert_eq!(status(&rig.client.delete("/pub/a", "")), "401");
+    assert_eq!(status(&rig.client.delete("/pub/a", right)), "204");
     assert_eq!(status(&rig.client.get("/metrics")), "200");
     rig.end();
 }
@@ -144,6 +261,8 @@ fn full_shards_ask_to_come_back() {
     let answer = rig.client.post("/pub/a", "", "x");
     assert_eq!(status(&answer), "429");
     assert_eq!(header(&answer, "retry-after"), Some("1"));
+    let answer = rig.client.delete("/pub/a", "");
+    assert_eq!((status(&answer), header(&answer, "retry-after")), ("429", Some("1")));
     rig.end();
 }
 
@@ -153,6 +272,9 @@ fn a_dead_shard_costs_a_timeout_and_not_the_port() {
     let client = rig.client;
     std::thread::scope(|scope| {
         let publish = scope.spawn(move || client.post("/pub/a", "", "x"));
+        let looked = scope.spawn(move || client.get("/pub/a"));
+        let items = vec![r#"{"topic":"a","data":"x"}"#; 300].join(",");
+        let batch = scope.spawn(move || client.post("/pub", "", &format!("[{items}]")));
         let asked = Instant::now();
         let metrics = rig.client.get("/metrics");
         assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
@@ -160,6 +282,12 @@ fn a_dead_shard_costs_a_timeout_and_not_the_port() {
         let answer = publish.join().unwrap();
         assert_eq!(status(&answer), "503");
         assert!(answer.contains("has not answered within 5 s"), "{answer}");
+        assert_eq!(status(&looked.join().unwrap()), "503");
+        let batch = batch.join().unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(7), "one timeout for all: {:?}", asked.elapsed());
+        let outcomes: Vec<serde_json::Value> = serde_json::from_str(body(&batch)).unwrap();
+        assert!(outcomes.len() == 300 && outcomes.iter().all(|outcome| outcome["status"] == 503), "{batch}");
+        assert!(outcomes[299]["error"].as_str().unwrap().contains("it had no effect"), "{batch}");
     });
     let live = rig.client.get("/live");
     assert_eq!(status(&live), "503");

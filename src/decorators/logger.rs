@@ -3,7 +3,7 @@
 use crate::component::{CloseReason, Component, Connection, Fault, Outcome};
 
 /// Logs the opening and the end of connections at level `info` and faults at `warn`, through `tracing`; then lets
-/// the component see them.
+/// the component see them. The program has to install a subscriber, such as `tracing_subscriber::fmt::init()`.
 #[derive(Debug)]
 pub struct Logger<C> {
     inner: C,

@@ -25,6 +25,8 @@ const MAX_PAYLOADS: usize = 1 << 20;
 pub(super) struct Broadcast {
     frames: Vec<Arc<Frame>>,
     encoding: Encoding,
+    /// The shard's stay in the topic: a name that no later topic gets.
+    topic: u64,
     /// All frames end to end; empty when there is one frame only, which then is sent as it is.
     joined: Vec<u8>,
     /// The frames as slow connections of this core share them, made when the first one asks.
@@ -32,13 +34,13 @@ pub(super) struct Broadcast {
 }
 
 impl Broadcast {
-    pub(super) fn new(frames: Vec<Arc<Frame>>, encoding: Encoding) -> Self {
+    pub(super) fn new(topic: u64, frames: Vec<Arc<Frame>>, encoding: Encoding) -> Self {
         let mut joined = Vec::new();
         if frames.len() > 1 {
             joined.reserve_exact(frames.iter().map(|frame| frame.bytes(encoding).len()).sum());
             frames.iter().for_each(|frame| joined.extend_from_slice(frame.bytes(encoding)));
         }
-        Self { frames, encoding, joined, local: Vec::new() }
+        Self { frames, encoding, topic, joined, local: Vec::new() }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -46,6 +48,11 @@ impl Broadcast {
             [single] => single.bytes(self.encoding),
             _ => &self.joined,
         }
+    }
+
+    /// The shard's stay in the topic.
+    pub(super) fn topic(&self) -> u64 {
+        self.topic
     }
 
     /// The frames for a send queue of this core: one more count, no atomic instruction per connection.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::Shard;
 use super::slab::State;
-use crate::component::{CloseCause, Component, Connection, Core, Fault, Outcome};
+use crate::component::{CloseCause, Component, Connection, Core, Fault, Outcome, drop_caught};
 use crate::connection_id::ConnectionId;
 use crate::ws::Request;
 
@@ -23,8 +23,8 @@ impl Shard {
         let component = self.routes.component(route);
         match catch_unwind(AssertUnwindSafe(|| callback(component, &connection))) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.tell_fault(&connection, route, &Fault::Error(error)),
-            Err(panic) => self.tell_fault(&connection, route, &Fault::of_panic(&*panic)),
+            Ok(Err(error)) => self.tell_fault(&connection, route, Fault::Error(error)),
+            Err(panic) => self.tell_fault(&connection, route, Fault::of_panic(panic)),
         }
     }
 
@@ -38,13 +38,13 @@ impl Shard {
         let component = self.routes.component(route);
         match catch_unwind(AssertUnwindSafe(|| callback(component, &core))) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.log_fault(&Fault::Error(error)),
-            Err(panic) => self.log_fault(&Fault::of_panic(&*panic)),
+            Ok(Err(error)) => self.log_fault(Fault::Error(error)),
+            Err(panic) => self.log_fault(Fault::of_panic(panic)),
         }
     }
 
     /// A task failed.
-    pub(super) fn on_task_fault(&mut self, route: u8, connection: Option<ConnectionId>, fault: &Fault) {
+    pub(super) fn on_task_fault(&mut self, route: u8, connection: Option<ConnectionId>, fault: Fault) {
         match connection {
             Some(id) if self.slab.find(id).is_some_and(|slot| slot.state == State::Open) => {
                 let connection = Connection::new(id, route, &self.context, None);
@@ -54,19 +54,25 @@ impl Shard {
         }
     }
 
-    fn tell_fault(&mut self, connection: &Connection, route: u8, fault: &Fault) {
-        self.count_fault(fault);
+    fn tell_fault(&mut self, connection: &Connection, route: u8, fault: Fault) {
+        self.count_fault(&fault);
         let component = self.routes.component(route);
-        if catch_unwind(AssertUnwindSafe(|| component.on_error(connection, fault))).is_err() {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| component.on_error(connection, &fault))) {
             self.stats.callback_panics.add(1);
+            drop_caught(panic);
         }
+        drop_caught(fault);
         // Queued like everything a callback asks for, behind what it asked for before it failed.
         connection.close_for(CloseCause::Fault, 1011, "internal error");
     }
 
-    fn log_fault(&self, fault: &Fault) {
-        self.count_fault(fault);
-        tracing::warn!(shard = self.mesh.shard(), "a component failed: {fault}");
+    fn log_fault(&self, fault: Fault) {
+        self.count_fault(&fault);
+        // Its words are a user's code as well.
+        let words = catch_unwind(AssertUnwindSafe(|| fault.to_string()));
+        let words = words.unwrap_or_else(|panic| Fault::of_panic(panic).to_string());
+        drop_caught(fault);
+        tracing::warn!(shard = self.mesh.shard(), "a component failed: {words}");
     }
 
     fn count_fault(&self, fault: &Fault) {
@@ -87,7 +93,7 @@ impl Shard {
             let fault = match catch_unwind(AssertUnwindSafe(|| component.on_start(&core))) {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => Fault::Error(error),
-                Err(panic) => Fault::of_panic(&*panic),
+                Err(panic) => Fault::of_panic(panic),
             };
             return Err(format!("on_start of route {route}: {fault}"));
         }
@@ -96,6 +102,6 @@ impl Shard {
 }
 
 /// The words of a panic in code that makes components.
-pub(super) fn factory_fault(panic: &(dyn Any + Send)) -> String {
+pub(super) fn factory_fault(panic: Box<dyn Any + Send>) -> String {
     format!("a route's factory {}", Fault::of_panic(panic))
 }

@@ -17,7 +17,7 @@ use super::ring::Completion;
 use super::tasks::BLOCKING_THREADS;
 use super::{Parts, Shard, Waiting};
 use crate::clock;
-use crate::component::{CloseCause, Command};
+use crate::component::{CloseCause, Command, drop_caught};
 
 /// Bytes queued by callbacks at which a pass applies them before it reads on.
 const APPLY_AT_BYTES: usize = 1024 * 1024;
@@ -90,6 +90,8 @@ pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
                     if result.is_ok() {
                         std::mem::forget(alarm);
                     }
+                    // Components are dropped with it, and what they do then is no failure of the shard.
+                    drop_caught(shard);
                     result
                 }
                 Err(error) => {
@@ -133,6 +135,9 @@ impl Shard {
                 Waiting::Ring => false,
                 Waiting::Executor => true,
             };
+            if !in_executor && self.tasks.any() {
+                YieldNow::default().await;
+            }
             match (pass, in_executor) {
                 (Pass::Unfinished, false) => {}
                 // What comes in meanwhile ends the wait at once.
@@ -159,6 +164,7 @@ impl Shard {
         self.ring.submit(&mut self.completions)?;
         self.after_submit();
         self.now_nanos = clock::monotonic_nanos();
+        self.tell_refused();
         let mut busy = self.handle_completions();
         busy |= self.read_on();
         busy |= self.receive_messages();
@@ -293,6 +299,7 @@ impl Shard {
                 self.send_direct(connection, Payload::Shared(bytes));
             }
             Command::Close { connection, reason } => {
+                self.fan_out_before_leaving();
                 if self.slab.find(connection).is_some() {
                     if reason.cause == CloseCause::RateLimit {
                         self.stats.rate_limited.add(1);
@@ -301,13 +308,23 @@ impl Shard {
                 }
             }
             Command::Subscribe { connection, topic } => self.subscribe(connection, &topic),
-            Command::Unsubscribe { connection, topic } => self.unsubscribe_from(connection, &topic),
+            Command::Unsubscribe { connection, topic } => {
+                self.fan_out_before_leaving();
+                self.unsubscribe_from(connection, &topic);
+            }
             Command::Publish { origin, topic, frame } => self.publish(origin, topic, frame),
             Command::ToSibling { route, shard, value } => {
                 self.send_to_sibling(route, shard, Application(value));
             }
-            Command::Fault { route, connection, fault } => self.on_task_fault(route, connection, &fault),
+            Command::Fault { route, connection, fault } => self.on_task_fault(route, connection, fault),
             Command::Release { connection } => self.release_hold(connection),
+        }
+    }
+
+    /// What was published before a connection leaves its topics still reaches it, as far as it is on this core.
+    fn fan_out_before_leaving(&mut self) {
+        if self.local.has_dirty() {
+            self.fan_out();
         }
     }
 

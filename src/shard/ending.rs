@@ -68,6 +68,7 @@ impl Shard {
         let id = self.slab.id(index);
         let slot = &mut self.slab[index];
         slot.sealed = true;
+        let counted = slot.outbound.as_ref().is_some_and(|outbound| outbound.met_limit);
         if let Some(outbound) = &mut slot.outbound {
             if outbound.holds > 0 {
                 // Not even the 101 has gone out: there is nothing that could be said in a frame.
@@ -83,7 +84,7 @@ impl Shard {
             self.stats.send_queue_bytes.subtract(before as u64);
             self.stats.dropped[stats::DropReason::SlowConsumer as usize].add(dropped as u64 + 1);
         }
-        self.stats.slow_consumers.add(1);
+        self.stats.slow_consumers.add(u64::from(!counted));
         if matches!(slot.state, State::Open | State::Closing) {
             slot.state = State::Linger;
             self.overflowed.push(index);

@@ -13,9 +13,11 @@ use super::batch::{Broadcast, Payload};
 use super::outbound::{Piece, Progress};
 use super::ring::ShortSend;
 use super::slab::State;
+use super::stats::DropReason;
 use crate::clock;
 use crate::component::CloseCause;
 use crate::compression::Encoding;
+use crate::config::SlowConsumer;
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 
@@ -62,7 +64,7 @@ impl Shard {
         }
     }
 
-    /// Queues a piece behind what waits already; beyond the limit the connection overflows instead.
+    /// Queues a piece behind what waits already; beyond the limit the policy for slow consumers decides.
     fn enqueue(&mut self, index: u32, piece: Piece, sent: usize) {
         let id = self.slab.id(index);
         let slot = &mut self.slab[index];
@@ -74,14 +76,14 @@ impl Shard {
                 outbound
             }
         };
-        let before = outbound.queued_bytes();
-        let limit = self.settings.send_queue_bytes;
-        if outbound.is_over(piece.len() - sent, limit) {
-            if matches!(slot.state, State::Open | State::Closing) {
-                self.overflow(index);
-            }
+        if outbound.is_over(piece.len() - sent, self.settings.send_queue_bytes)
+            && !self.make_room(index, &piece, piece.len() - sent)
+        {
             return;
         }
+        let slot = &mut self.slab[index];
+        let Some(outbound) = &mut slot.outbound else { return };
+        let before = outbound.queued_bytes();
         outbound.push(piece, sent);
         self.stats.send_queue_bytes.add((outbound.queued_bytes() - before) as u64);
         if outbound.holds == 0 && !slot.watching_writable {
@@ -90,6 +92,28 @@ impl Shard {
                 self.ring.watch_writable(index, slot.generation, socket);
             }
         }
+    }
+
+    /// Does with a full send queue what the policy for slow consumers says; false if the piece is not to be queued.
+    fn make_room(&mut self, index: u32, piece: &Piece, bytes: usize) -> bool {
+        let slot = &mut self.slab[index];
+        let Some(outbound) = &mut slot.outbound else { return false };
+        let before = outbound.queued_bytes();
+        let (dropped, is_dropped_itself) = match (self.settings.slow_consumer, piece) {
+            (SlowConsumer::Drop, Piece::Frame { .. }) => (1, true),
+            (SlowConsumer::Latest, Piece::Frame { topic, .. }) => (outbound.keep_latest(*topic), false),
+            _ => (0, false),
+        };
+        self.stats.dropped[DropReason::SlowConsumer as usize].add(dropped as u64);
+        self.stats.send_queue_bytes.subtract((before - outbound.queued_bytes()) as u64);
+        if dropped > 0 && !std::mem::replace(&mut outbound.met_limit, true) {
+            self.stats.slow_consumers.add(1);
+        }
+        let fits = !outbound.is_over(bytes, self.settings.send_queue_bytes);
+        if !fits && !is_dropped_itself && matches!(slot.state, State::Open | State::Closing) {
+            self.overflow(index);
+        }
+        fits && !is_dropped_itself
     }
 
     pub(super) fn on_writable(&mut self, index: u32, generation: u32) {
@@ -163,13 +187,15 @@ impl Shard {
     pub(super) fn fan_out(&mut self) {
         self.pending_bytes = 0;
         while let Some(topic) = self.local.next_dirty() {
-            let pending = std::mem::take(&mut self.local.get_mut(topic).pending);
-            let subscribers = std::mem::take(&mut self.local.get_mut(topic).subscribers);
+            let entry = self.local.get_mut(topic);
+            let stay = entry.stay;
+            let pending = std::mem::take(&mut entry.pending);
+            let subscribers = std::mem::take(&mut entry.subscribers);
             if !subscribers.is_empty() {
                 let mut rest = pending.as_slice();
                 while !rest.is_empty() {
                     let (group, next) = rest.split_at(joinable(rest));
-                    self.broadcast_group(topic, group, &subscribers);
+                    self.broadcast_group(topic, stay, group, &subscribers);
                     rest = next;
                 }
             }
@@ -181,9 +207,9 @@ impl Shard {
     }
 
     /// Sends the frames of a group to all subscribers but, of each frame, its excepted one.
-    fn broadcast_group(&mut self, topic: u32, group: &[Arc<Frame>], subscribers: &[u32]) {
+    fn broadcast_group(&mut self, topic: u32, stay: u64, group: &[Arc<Frame>], subscribers: &[u32]) {
         if group.iter().all(|frame| frame.except().is_none()) {
-            return self.broadcast(group, subscribers);
+            return self.broadcast(stay, group, subscribers);
         }
         let mut excluded = Vec::new();
         for id in group.iter().filter_map(|frame| frame.except()) {
@@ -194,7 +220,7 @@ impl Shard {
                 }
             }
         }
-        self.broadcast(group, subscribers);
+        self.broadcast(stay, group, subscribers);
         for id in excluded {
             let slot = &mut self.slab[id.slot];
             slot.excluded = false;
@@ -202,13 +228,13 @@ impl Shard {
             let is_subscriber = slot.subscriptions.as_slice().iter().any(|place| place.topic == topic);
             let others: Vec<_> = group.iter().filter(|frame| frame.except() != Some(id)).cloned().collect();
             if is_subscriber && !others.is_empty() {
-                self.broadcast(&others, &[id.slot]);
+                self.broadcast(stay, &others, &[id.slot]);
             }
         }
     }
 
     /// Stages one send per subscriber with all the frames of a group.
-    fn broadcast(&mut self, group: &[Arc<Frame>], subscribers: &[u32]) {
+    fn broadcast(&mut self, topic: u64, group: &[Arc<Frame>], subscribers: &[u32]) {
         // One payload per encoding in use, held when the first subscriber of that encoding comes.
         let mut payloads = [None; Encoding::COUNT];
         let (mut bytes, mut served) = (0, 0);
@@ -222,7 +248,7 @@ impl Shard {
             }
             let encoding = slot.encoding;
             let (payload, length) = *payloads[encoding.index()].get_or_insert_with(|| {
-                let broadcast = Broadcast::new(group.to_vec(), encoding);
+                let broadcast = Broadcast::new(topic, group.to_vec(), encoding);
                 let length = broadcast.bytes().len();
                 (self.batch.hold(Payload::Broadcast(broadcast)), length)
             });
@@ -249,7 +275,7 @@ impl Shard {
     fn enqueue_broadcast(&mut self, index: u32, payload: u32, mut sent: usize) {
         let encoding = self.slab[index].encoding;
         let Payload::Broadcast(broadcast) = self.batch.payload_mut(payload) else { return };
-        let frames = broadcast.local().to_vec();
+        let (topic, frames) = (broadcast.topic(), broadcast.local().to_vec());
         for frame in frames {
             let length = frame.bytes(encoding).len();
             if sent >= length {
@@ -260,7 +286,7 @@ impl Shard {
             if sent == 0 && self.slab[index].state != State::Open {
                 return;
             }
-            self.enqueue(index, Piece::Frame(frame, encoding), sent);
+            self.enqueue(index, Piece::Frame { frame, encoding, topic }, sent);
             sent = 0;
         }
     }

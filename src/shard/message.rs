@@ -87,6 +87,27 @@ pub enum ToShard {
         /// The value.
         value: Application,
     },
+    /// From the control thread to the topic's owner: answer with [`ToControl::Inspected`]. The topic is not made
+    /// by it.
+    Inspect {
+        /// The topic.
+        topic: TopicName,
+        /// Number of the request.
+        request: u64,
+    },
+    /// From the control thread to the topic's owner: have the topic's subscribers closed on every shard, then
+    /// answer with [`ToControl::Deleted`].
+    Delete {
+        /// The topic.
+        topic: TopicName,
+        /// Number of the request.
+        request: u64,
+    },
+    /// From the owner to a shard with subscribers: close them with 1000. They get what was delivered before.
+    CloseSubscribers {
+        /// The topic.
+        topic: TopicName,
+    },
     /// From the control thread: answer with [`ToControl::Snapshot`].
     Snapshot {
         /// Number of the request.
@@ -111,6 +132,17 @@ pub struct Receipt {
     pub offset: u64,
 }
 
+/// What the owner knows of a topic; all zero for one that nobody has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TopicStatus {
+    /// Subscribers on all cores.
+    pub subscribers: u64,
+    /// Messages that are kept for those who come later.
+    pub messages: u64,
+    /// Place of the last message; 0 before the first.
+    pub offset: u64,
+}
+
 /// The shards cannot take more: a receiver's ring and its overflow are full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overloaded;
@@ -124,6 +156,21 @@ pub enum ToControl {
         request: u64,
         /// Receipt, or the reason why nobody got the message.
         outcome: Result<Receipt, Overloaded>,
+    },
+    /// Answer to [`ToShard::Inspect`].
+    Inspected {
+        /// Number of the request.
+        request: u64,
+        /// What the owner knows.
+        status: TopicStatus,
+    },
+    /// Answer to [`ToShard::Delete`]. Every shard with subscribers is told by then, and closes them in its next
+    /// pass.
+    Deleted {
+        /// Number of the request.
+        request: u64,
+        /// Whether the shards could be told; if not, no subscriber was closed.
+        outcome: Result<(), Overloaded>,
     },
     /// Answer to [`ToShard::Snapshot`].
     Snapshot {

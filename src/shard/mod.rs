@@ -54,14 +54,17 @@ use crate::arena::Arena;
 use crate::clock;
 use crate::component::{CloseReason, Command, Context};
 use crate::compression::Compressors;
+use crate::config::SlowConsumer;
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::routes::Routes;
+use crate::topic::TopicName;
 use crate::ws::{Inflater, Limits};
 use batch::Batch;
 use deadlines::Deadlines;
 use keepalive::Wheel;
 use mesh::Mesh;
+use message::Publisher;
 use ring::{Completions, Ring};
 use slab::Slab;
 use stats::ShardStats;
@@ -89,7 +92,7 @@ pub enum Waiting {
     /// In its own ring as long as no user task lives on the executor, else in the executor.
     #[default]
     Automatic,
-    /// Always in its own ring; user tasks do not run while it waits.
+    /// Always in its own ring; user tasks run between its sleeps only, and their timers are late.
     Ring,
     /// Always in the executor.
     Executor,
@@ -108,6 +111,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// Bytes that may wait for one connection.
     pub send_queue_bytes: usize,
+    /// What happens to a connection at that limit.
+    pub slow_consumer: SlowConsumer,
     /// Whether permessage-deflate is negotiated.
     pub compression: bool,
     /// Smallest payload that is compressed, in bytes.
@@ -158,6 +163,8 @@ struct Shard {
     overflowed: Vec<u32>,
     /// Connections whose socket failed while its sends were handed over; ended at the next safe point.
     broken: Vec<ConnectionId>,
+    /// Publishes of this core that were refused, and whose publishers have yet to be told.
+    refused: Vec<(Publisher, TopicName)>,
     /// Bytes of messages that topics hold for this pass.
     pending_bytes: usize,
     /// Frames that were staged and not yet flushed.
@@ -209,7 +216,7 @@ impl Shard {
         let ring = Ring::new()?;
         mesh.doorbell().install(ring.fd());
         let routes = catch_unwind(AssertUnwindSafe(|| routes()))
-            .map_err(|panic| io::Error::other(callbacks::factory_fault(&*panic)))?;
+            .map_err(|panic| io::Error::other(callbacks::factory_fault(panic)))?;
         let (wheels, wheel_of_route) = wheels(&routes, now_nanos);
         let tasks = Rc::new(Tasks::default());
         let compressors = Compressors::new(settings.compression_min_bytes);
@@ -243,6 +250,7 @@ impl Shard {
             ending: Vec::new(),
             overflowed: Vec::new(),
             broken: Vec::new(),
+            refused: Vec::new(),
             pending_bytes: 0,
             unflushed: Vec::new(),
             fanout_micros,

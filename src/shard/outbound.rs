@@ -25,8 +25,8 @@ pub(super) type LocalFrame = Rc<Arc<Frame>>;
 /// Something queued.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// A frame of a broadcast.
-    Frame(LocalFrame, Encoding),
+    /// A frame of a broadcast to a topic, which is named by the shard's stay in it.
+    Frame { frame: LocalFrame, encoding: Encoding, topic: u64 },
     /// Bytes that were encoded before, shared by all connections that get them.
     Shared(Rc<[u8]>),
     /// Bytes for this connection alone.
@@ -40,7 +40,7 @@ impl Piece {
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Frame(frame, encoding) => frame.bytes(*encoding),
+            Self::Frame { frame, encoding, .. } => frame.bytes(*encoding),
             Self::Shared(bytes) => bytes,
             Self::Bytes(bytes) => bytes,
         }
@@ -57,6 +57,8 @@ pub(super) struct Outbound {
     queued_bytes: Rc<Cell<usize>>,
     /// While above zero nothing is sent: joins of topics that the owners have not confirmed.
     pub(super) holds: u32,
+    /// The limit has been met since the queue was last empty.
+    pub(super) met_limit: bool,
 }
 
 /// How far [`Outbound::send`] came.
@@ -100,6 +102,28 @@ impl Outbound {
             self.sent_of_first = sent;
         }
         self.pieces.push_back(piece);
+    }
+
+    /// Drops, of all topics, every message but the newest, and of `topic` that one too: a newer one is about to follow.
+    /// One that has begun to go out stays. Returns how many were dropped.
+    pub(super) fn keep_latest(&mut self, topic: u64) -> usize {
+        let before = self.pieces.len();
+        let mut newer = vec![topic];
+        let mut kept = VecDeque::new();
+        while let Some(piece) = self.pieces.pop_back() {
+            let begun = self.pieces.is_empty() && self.sent_of_first > 0;
+            match &piece {
+                Piece::Frame { topic, .. } if !begun && newer.contains(topic) => {
+                    self.queued_bytes.set(self.queued_bytes() - piece.len());
+                    continue;
+                }
+                Piece::Frame { topic, .. } => newer.push(*topic),
+                Piece::Shared(_) | Piece::Bytes(_) => {}
+            }
+            kept.push_front(piece);
+        }
+        self.pieces = kept;
+        before - self.pieces.len()
     }
 
     /// Drops all pieces of which nothing has gone out yet; returns how many they were.
@@ -177,7 +201,7 @@ mod tests {
             if n % 2 == 0 {
                 let frame = Frame::new(MessageKind::Binary, &payload, 0, None);
                 expected.extend_from_slice(frame.bytes(Encoding::PLAIN));
-                outbound.push(Piece::Frame(Rc::new(frame), Encoding::PLAIN), 0);
+                outbound.push(Piece::Frame { frame: Rc::new(frame), encoding: Encoding::PLAIN, topic: 0 }, 0);
             } else {
                 expected.extend_from_slice(&payload);
                 outbound.push(Piece::Bytes(payload.into()), 0);
@@ -216,6 +240,25 @@ mod tests {
         let mut received = Vec::new();
         far.read_to_end(&mut received).unwrap();
         assert_eq!(received, [1; 6]);
+    }
+
+    #[test]
+    fn the_latest_of_each_topic_is_kept_in_order() {
+        let mut outbound = Outbound::default();
+        let piece = |byte: u8, topic| {
+            let frame = Frame::new(MessageKind::Binary, &[byte; 10], 0, None);
+            Piece::Frame { frame: Rc::new(frame), encoding: Encoding::PLAIN, topic }
+        };
+        outbound.push(piece(0, 7), 3);
+        for (byte, topic) in [(1, 7), (2, 8), (3, 9), (4, 8), (5, 7)] {
+            outbound.push(piece(byte, topic), 0);
+        }
+        outbound.push(Piece::Bytes(vec![99; 5].into()), 0);
+        assert_eq!(outbound.keep_latest(7), 3, "1 and 5 of topic 7, 2 of topic 8");
+        let kept: Vec<u8> = outbound.pieces.iter().map(|piece| piece.bytes()[piece.len() - 1]).collect();
+        assert_eq!(kept, [0, 3, 4, 99]);
+        assert_eq!(outbound.queued_bytes(), 9 + 12 + 12 + 5);
+        assert_eq!(outbound.keep_latest(1), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::mesh::{Cursor, Mesh};
-use super::message::{Application, Overloaded, Publisher, Receipt, ToControl, ToShard};
+use super::message::{Application, Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use super::stats::DropReason;
 use super::topics::{Audience, Report};
 use super::upkeep::Drain;
@@ -172,9 +172,18 @@ impl Shard {
             Publisher::Core { shard, .. } => usize::from(shard),
         };
         if shard == self.mesh.shard() {
-            self.on_refused(publisher, &topic);
+            // Told in the next pass: a component that publishes again at once must find the receivers' rings emptied
+            // in between, or it would be refused for ever.
+            self.refused.push((publisher, topic));
         } else {
             self.mesh.send(shard, ToShard::Refused { publisher, topic });
+        }
+    }
+
+    /// Tells publishers of this core what was refused in the pass before.
+    pub(super) fn tell_refused(&mut self) {
+        for (publisher, topic) in std::mem::take(&mut self.refused) {
+            self.on_refused(publisher, &topic);
         }
     }
 
@@ -189,6 +198,56 @@ impl Shard {
                 Ok(())
             }),
             Publisher::Connection(_) | Publisher::Control(_) => {}
+        }
+    }
+
+    // ---- questions of the control thread ----
+
+    /// The owner's part of a look at a topic: it leaves no trace, or looks alone could fill the memory.
+    fn inspect_topic(&mut self, topic: &TopicName, request: u64) {
+        let status = self.owned.find(topic).map_or_else(TopicStatus::default, |owned| TopicStatus {
+            subscribers: owned.subscribers(),
+            // None outlives its delivery.
+            messages: 0,
+            offset: owned.offset,
+        });
+        self.mesh.send_to_control(ToControl::Inspected { request, status });
+    }
+
+    /// The owner's part of the end of a topic: every shard with subscribers is told to close them, or none is.
+    /// The offset stays, so that a later message is not taken for an earlier one.
+    fn delete_topic(&mut self, topic: &TopicName, request: u64) {
+        let shards: Vec<usize> = self
+            .owned
+            .find(topic)
+            .map_or_else(Vec::new, |owned| owned.shards.iter().map(|audience| audience.shard).collect());
+        let mut outcome = Err(Overloaded);
+        if shards.iter().all(|&shard| self.mesh.has_room(shard)) {
+            outcome = Ok(());
+            for shard in shards {
+                if shard == self.mesh.shard() {
+                    self.close_subscribers(topic);
+                } else {
+                    self.mesh.send(shard, ToShard::CloseSubscribers { topic: topic.clone() });
+                }
+            }
+        }
+        self.mesh.send_to_control(ToControl::Deleted { request, outcome });
+    }
+
+    /// Closes this shard's subscribers of a topic that was deleted.
+    fn close_subscribers(&mut self, topic: &TopicName) {
+        // Before it is joined, all who are here came after the deletion: the owner did not know of them.
+        let Some(number) = self.local.find(topic).filter(|_| self.local.is_joined(topic)) else {
+            return;
+        };
+        // What was published before the deletion goes ahead of the close frames.
+        self.fan_out();
+        // A copy, because closing a connection takes it off the list.
+        let subscribers = self.local.get_mut(number).subscribers.clone();
+        for index in subscribers {
+            let text = "topic deleted".to_owned();
+            self.begin_close(index, CloseReason { code: 1000, text, cause: CloseCause::TopicDeleted });
         }
     }
 
@@ -237,6 +296,9 @@ impl Shard {
                 let message = SiblingMessage::new(usize::from(from), value.0);
                 self.call_for_core(route, |component, core| component.on_sibling(core, message));
             }
+            ToShard::Inspect { topic, request } => self.inspect_topic(&topic, request),
+            ToShard::Delete { topic, request } => self.delete_topic(&topic, request),
+            ToShard::CloseSubscribers { topic } => self.close_subscribers(&topic),
             ToShard::Snapshot { request } => {
                 let fanout_micros = Box::new(self.fanout_micros.clone());
                 self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });

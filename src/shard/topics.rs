@@ -65,7 +65,7 @@ pub(super) struct LocalTopics {
     topics: Vec<Option<LocalTopic>>,
     free: Vec<u32>,
     /// Topics with pending messages.
-    dirty: Vec<u32>,
+    dirty: VecDeque<u32>,
     /// Topics whose number of subscribers the owner does not know yet.
     changed: Vec<u32>,
     stays: u64,
@@ -172,15 +172,20 @@ impl LocalTopics {
         let entry = self.get_mut(topic);
         if entry.pending.is_empty() {
             entry.pending.push(frame);
-            self.dirty.push(topic);
+            self.dirty.push_back(topic);
         } else {
             entry.pending.push(frame);
         }
     }
 
-    /// Takes a topic that has pending messages.
+    /// Whether any topic has pending messages.
+    pub(super) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Takes a topic that has pending messages, in the order in which they got them.
     pub(super) fn next_dirty(&mut self) -> Option<u32> {
-        self.dirty.pop()
+        self.dirty.pop_front()
     }
 
     /// Takes a topic whose number of subscribers has changed, and forgets the topic when there are none left.
@@ -251,6 +256,11 @@ pub(super) struct OwnedTopics {
 impl OwnedTopics {
     pub(super) fn len(&self) -> usize {
         self.topics.len()
+    }
+
+    /// The topic, if it is remembered.
+    pub(super) fn find(&self, name: &TopicName) -> Option<&OwnedTopic> {
+        self.topics.get(name)
     }
 
     /// The topic; it is made if nobody has used it before.

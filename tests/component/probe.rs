@@ -192,7 +192,8 @@ impl Component for Probe {
                 assert!(connection.data::<u32>().is_none(), "another type");
                 connection.send(&earlier);
             }
-            "spawn" => spawn(connection.clone(), rest.to_owned(), self.data.clone()),
+            "spawn" => spawn(connection.clone(), 20, rest.to_owned(), self.data.clone()),
+            "spawn-late" => spawn(connection.clone(), 1000, rest.to_owned(), self.data.clone()),
             "blocking" => {
                 let connection = connection.clone();
                 connection.clone().spawn(async move {
@@ -253,9 +254,9 @@ impl Component for Probe {
     }
 }
 
-fn spawn(connection: Connection, what: String, data: Rc<RefCell<Vec<String>>>) {
+fn spawn(connection: Connection, millis: u64, what: String, data: Rc<RefCell<Vec<String>>>) {
     connection.clone().spawn(async move {
-        connection.core().sleep(Duration::from_millis(20)).await;
+        connection.core().sleep(Duration::from_millis(millis)).await;
         match what.as_str() {
             "panic" => panic!("in a task"),
             "error" => Err("in a task")?,

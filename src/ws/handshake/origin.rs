@@ -98,6 +98,11 @@ fn request_authority(request: &Request) -> Option<(&[u8], Option<u16>)> {
     authority.and_then(parse_authority)
 }
 
+/// True for a host alone, as [`names_host`] compares it: without scheme and port.
+pub fn is_host(text: &str) -> bool {
+    parse_authority(text.as_bytes()) == Some((text.as_bytes(), None))
+}
+
 /// True if a request names this host, whatever the port. Hosts are compared without regard to case.
 pub fn names_host(request: &Request, host: &str) -> bool {
     request_authority(request).is_some_and(|(named, _)| named.eq_ignore_ascii_case(host.as_bytes()))
