@@ -189,22 +189,29 @@ fn a_client_that_reads_slowly_but_in_time_loses_nothing() {
     assert_eq!(server.metrics().sum("corecast_slow_consumers_total", &[]), 0.0);
 }
 
+/// Sends to `/echo` and never reads, until the server takes no more or has closed the connection; calls `meanwhile`
+/// after each 64 messages.
+fn flood_the_echo(server: &Server, mut meanwhile: impl FnMut()) -> Client {
+    let mut flooder = Client::connect_narrow(server.data, "/echo");
+    flooder.set_write_limit(Duration::from_secs(2));
+    let chunk: Vec<u8> = (0..64).flat_map(|_| Frame::binary(vec![1; 1000]).masked()).collect();
+    for _ in 0..1000 {
+        if flooder.send_raw(&chunk).is_err() {
+            break;
+        }
+        meanwhile();
+    }
+    flooder
+}
+
 #[test]
 fn an_echo_client_that_never_reads_does_not_fill_the_memory() {
     let server = Server::start(&["--echo", "--send-queue", "64KiB"]);
     let before = server.holdings();
     let mut bystander = server.connect("/echo");
     let memory_before = server.resident_bytes();
-    let mut flooder = Client::connect_narrow(server.data, "/echo");
-    flooder.set_write_limit(Duration::from_secs(2));
-    let chunk: Vec<u8> = (0..64).flat_map(|_| Frame::binary(vec![1; 1000]).masked()).collect();
     // Either the server stops reading (our sends block) or it closes us; it may not buffer without end.
-    for _ in 0..1000 {
-        if flooder.send_raw(&chunk).is_err() {
-            break;
-        }
-        bystander.expect_alive();
-    }
+    let flooder = flood_the_echo(&server, || bystander.expect_alive());
     let grown = server.resident_bytes().saturating_sub(memory_before);
     assert!(grown < 16 << 20, "a flooder cost {grown} bytes");
     bystander.expect_alive();
@@ -277,14 +284,7 @@ fn what_is_meant_for_one_connection_alone_is_never_dropped() {
     for policy in ["drop", "latest"] {
         let flags = ["--echo", "--send-queue", "64KiB", "--slow-consumer", policy];
         let server = Server::start_shards(1, &flags);
-        let mut flooder = Client::connect_narrow(server.data, "/echo");
-        flooder.set_write_limit(Duration::from_secs(2));
-        let chunk: Vec<u8> = (0..64).flat_map(|_| Frame::binary(vec![1; 1000]).masked()).collect();
-        for _ in 0..1000 {
-            if flooder.send_raw(&chunk).is_err() {
-                break;
-            }
-        }
+        let _flooder = flood_the_echo(&server, || {});
         let closed = [("code", "1008")];
         server.wait_metric("corecast_connections_closed_total", &closed, |count| count == 1.0);
         assert_eq!(server.metrics().sum("corecast_slow_consumers_total", &[]), 1.0);

@@ -12,6 +12,7 @@
 //! A [`Mesh`] lives on its shard, a [`ControlLink`] on the control thread.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -104,6 +105,12 @@ pub struct Mesh {
     doorbells: Arc<[Doorbell]>,
     control_bell: Arc<ControlBell>,
     stats: Arc<ShardStats>,
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").field("shard", &self.shard).finish_non_exhaustive()
+    }
 }
 
 impl Mesh {
@@ -239,6 +246,12 @@ pub struct ControlLink {
     knocker: Knocker,
     bell: Arc<ControlBell>,
     stats: Vec<Arc<ShardStats>>,
+}
+
+impl fmt::Debug for ControlLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlLink").field("shards", &self.to_shards.len()).finish_non_exhaustive()
+    }
 }
 
 impl ControlLink {

@@ -41,6 +41,7 @@ mod topics;
 mod upkeep;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -201,6 +202,15 @@ pub struct Parts {
     pub all_stats: Arc<[Arc<ShardStats>]>,
     /// Called on the shard's thread when it fails.
     pub on_failure: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("mesh", &self.mesh)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Largest fan-out time that is told apart from larger ones: one minute, in microseconds.
