@@ -26,6 +26,9 @@ use crate::ws_server::RouteSpec;
 /// Connections to the control port that may wait to be accepted.
 const CONTROL_BACKLOG: i32 = 128;
 
+/// How long a shard that was told to end, with connections whose peers have not answered, may take for it.
+const END_GRACE: Duration = Duration::from_secs(5);
+
 /// Why a server did not start, or did not end well.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -234,8 +237,12 @@ impl RunningServer {
             return Err(StartError::Thread(io::Error::other("a shard failed; see its message above")));
         }
         for (number, shard) in self.shards.into_iter().enumerate() {
-            // One that does not answer may never end; its thread ends with the process.
-            if !summary.undrained_shards.contains(&number) {
+            // One that has not drained cuts its connections and ends, unless it is stuck.
+            let stuck = summary.undrained_shards.contains(&number) && !shard.ends_within(END_GRACE);
+            if stuck {
+                // Its thread ends with the process.
+                tracing::warn!(shard = number, "a shard is stuck in a callback; not waiting for it");
+            } else {
                 shard.join().map_err(StartError::Thread)?;
             }
         }

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use corecast::{App, Component, Connection, Message, Outcome, Server, WsServer};
+use corecast::{App, CloseReason, Component, Connection, Message, Outcome, Server, WsServer};
 
 use probe::{Events, Log, Probe, Running, app, log, tell};
 use support::client::{Client, End, Event, Upgrade};
@@ -442,6 +442,23 @@ fn on_close_says_what_brought_the_end_about() {
     assert_eq!(draining.expect_closed(1012), "server is restarting");
     events.expect("close 1012 \"server is restarting\" Drain");
     server.end();
+}
+
+#[test]
+fn the_servers_end_waits_for_on_close_of_clients_that_do_not_answer() {
+    struct Slow(Log);
+    impl Component for Slow {
+        fn on_close(&mut self, _connection: &Connection, reason: &CloseReason) {
+            std::thread::sleep(Duration::from_millis(300));
+            self.0.write(format!("{:?}", reason.cause));
+        }
+    }
+    let (log, events) = log();
+    let server = Running::start(app().cores(1).route("/slow", move || Slow(log.clone())));
+    let clients = [Client::connect(server.address, "/slow"), Client::connect(server.address, "/slow")];
+    server.end();
+    assert_eq!(events.rest(), ["Drain", "Drain"]);
+    drop(clients);
 }
 
 #[test]

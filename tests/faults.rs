@@ -333,7 +333,7 @@ fn a_shard_that_stands_still_is_told_by_live_and_loses_nothing() {
 
 #[test]
 fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
-    let server = Server::start(&["--cores", "2", "--oversubscribe", "--send-queue", "64MiB"]);
+    let server = Server::start(&["--cores", "2", "--oversubscribe", "--send-queue", "256MiB"]);
     let topics = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let mut swarm = Swarm::connect(server.data, &format!("/sub/{}", topics.join(",")), 20);
     let Some(frozen) = freeze_a_shard(&server) else {
@@ -354,8 +354,8 @@ fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
 
     let mut accepted = vec![format!("{topic} 0")];
     let start = Instant::now();
-    // Large messages meet the bound on bytes, after a fifth of the publishes that the bound on messages takes.
-    let padding = " ".repeat(16 * 1024);
+    // Large messages meet the bound on bytes, after a fraction of the publishes that the bound on messages takes.
+    let padding = " ".repeat(60 * 1024);
     let refused = loop {
         assert!(start.elapsed() < PATIENCE, "{} publishes, and none was ever refused", accepted.len());
         let text = format!("{topic} {}", accepted.len());

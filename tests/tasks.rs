@@ -58,7 +58,8 @@ fn tasks_may_use_handles_of_connections_that_have_gone() {
     let mut client = Client::connect(server.address, "/probe");
     client.expect_alive();
     server.end();
-    assert_eq!(events.rest().len(), 2, "a failed task of a connection that has gone is nobody's fault");
+    let rest = events.rest();
+    assert_eq!(rest.len(), 2, "a failed task of a connection that has gone is nobody's fault: {rest:?}");
 }
 
 #[test]

@@ -164,8 +164,10 @@ impl Dispatcher {
                 break;
             }
         }
+        // Before the shards cut what is left, so that it can be counted.
+        let summary = self.summary();
         self.end_shards().await;
-        self.summary()
+        summary
     }
 
     /// A shard empties its ring in every pass: one that takes nothing for so long is stuck or dead.

@@ -132,7 +132,7 @@ impl ControlHandle {
 pub struct Summary {
     /// Connections that were still open when the time was up and were cut.
     pub cut_connections: u64,
-    /// Shards that had not drained when the time was up: do not wait for their threads.
+    /// Shards that had not drained when the time was up: a peer did not answer, or they are stuck in a callback.
     pub undrained_shards: Vec<usize>,
 }
 

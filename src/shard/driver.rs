@@ -50,9 +50,17 @@ enum Pass {
 #[derive(Debug)]
 pub struct Handle {
     executor: ExecutorJoinHandle<io::Result<()>>,
+    /// Hangs up when the shard has ended.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Handle {
+    /// Waits for the shard's end, but no longer than this; false if it has not come.
+    #[must_use]
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        self.ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Disconnected)
+    }
+
     /// Waits for the shard's end.
     ///
     /// # Errors
@@ -68,6 +76,7 @@ impl Handle {
 /// When the kernel refuses the thread, glommio's rings or the shard's own.
 pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
     let (ready, started) = mpsc::sync_channel(1);
+    let (alive, ended) = mpsc::sync_channel(0);
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name(&format!("shard-{}", parts.mesh.shard()))
         .io_memory(0)
@@ -75,6 +84,7 @@ pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
         .preempt_timer(PREEMPT_TIMER)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .spawn(move || async move {
+            let _alive: mpsc::SyncSender<()> = alive;
             let on_failure = parts.on_failure.clone();
             match Shard::new(parts) {
                 Ok(mut shard) => {
@@ -102,7 +112,7 @@ pub fn spawn(cpu: usize, parts: Parts) -> io::Result<Handle> {
         })
         .map_err(|error| io::Error::other(error.to_string()))?;
     match started.recv() {
-        Ok(Ok(())) => Ok(Handle { executor }),
+        Ok(Ok(())) => Ok(Handle { executor, ended }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("the shard's thread ended before it was ready")),
     }
