@@ -1,4 +1,5 @@
-//! Compression of what one core sends (RFC 7692): the compressors of a shard and the window sizes in use.
+//! Forms in which one core sends the same message (plain, compressed per window size, with its id), and its
+//! compressors (RFC 7692).
 //!
 //! Nothing is kept from one message to the next, so a shard has at most one compressor per window size, however
 //! many connections it serves; it is made when the first message needs it. A message to many is compressed
@@ -12,16 +13,20 @@ const SMALLEST_WINDOW: u8 = 9;
 /// Number of window sizes: 9 to 15.
 const WINDOW_SIZES: usize = 7;
 
-/// What a connection gets: plain messages, or messages compressed with a window of a certain size.
+/// What a connection gets: plain messages, messages compressed with a window of a certain size, or messages with
+/// their id in front, which are not compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encoding(u8);
 
 impl Encoding {
     /// Number of encodings, for tables.
-    pub const COUNT: usize = WINDOW_SIZES + 1;
+    pub const COUNT: usize = WINDOW_SIZES + 2;
 
     /// Not compressed.
     pub const PLAIN: Self = Self(0);
+
+    /// With the message's id in front of the payload, as the sub-protocol `ws+meta.nchan` has it.
+    pub const WITH_ID: Self = Self(WINDOW_SIZES as u8 + 1);
 
     /// Compressed with a window of 2^`window_bits` bytes, 9 to 15; others are taken to the nearest of these.
     #[must_use]
@@ -49,13 +54,13 @@ impl Encoding {
     /// Whether messages may be compressed.
     #[must_use]
     pub fn is_compressed(self) -> bool {
-        self != Self::PLAIN
+        self != Self::PLAIN && self != Self::WITH_ID
     }
 }
 
-/// The compressed encodings that some subscriber uses.
+/// The encodings other than plain that some subscriber uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Encodings(u8);
+pub struct Encodings(u16);
 
 impl Encodings {
     /// Those of a table whose count is not zero.
@@ -75,6 +80,12 @@ impl Encodings {
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether an encoding is among them.
+    #[must_use]
+    pub fn contains(self, encoding: Encoding) -> bool {
+        self.0 >> encoding.index() & 1 == 1
     }
 
     /// Each of them.

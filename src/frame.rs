@@ -1,14 +1,16 @@
 //! One published message, encoded once and sent to everyone.
 //!
-//! A [`Frame`] is made where the publish comes in. Its owner adds the compressed twins that subscribers need,
-//! before it hands the frame out; from then on nothing changes but the count of shards that still have to flush
-//! it, and several cores may hold it at a time.
+//! A [`Frame`] is made where the publish comes in. Its owner gives it its place in the topic and adds the twins that
+//! subscribers need, before it hands the frame out; from then on several cores may hold it at a time, and nothing
+//! changes but the count of shards that still have to flush it, and the twin with its id, which is made later when it
+//! is resumed with ids and nobody had them when it was published.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::compression::{Compressors, Encoding, Encodings};
 use crate::connection_id::ConnectionId;
+use crate::position::Position;
 use crate::ws::{MessageKind, ServerHeader};
 
 /// One published message as the WebSocket frame that every subscriber gets.
@@ -20,10 +22,21 @@ pub struct Frame {
     header_bytes: u8,
     /// The same, compressed, for the encodings that were in use when the frame was handed out.
     compressed: OnceLock<Box<[Twin]>>,
+    place: OnceLock<Place>,
+    /// The same with its id in front of the payload.
+    with_id: OnceLock<Box<[u8]>>,
     accepted_nanos: u64,
     /// The one connection that is not to get it.
     except: Option<ConnectionId>,
     unflushed: AtomicUsize,
+}
+
+/// A frame's place in its topic.
+#[derive(Debug)]
+struct Place {
+    position: Position,
+    /// Bytes of the twin with the id, if there was one when the frame was handed out.
+    with_id_bytes: usize,
 }
 
 /// A compressed form of a frame.
@@ -45,6 +58,8 @@ impl Frame {
             kind,
             header_bytes: header.as_bytes().len() as u8,
             compressed: OnceLock::new(),
+            place: OnceLock::new(),
+            with_id: OnceLock::new(),
             accepted_nanos,
             except,
             unflushed: AtomicUsize::new(0),
@@ -63,9 +78,18 @@ impl Frame {
         self.except
     }
 
+    /// Its offset in the topic; 0 before the owner has given it one.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.place.get().map_or(0, |place| place.position.offset)
+    }
+
     /// Bytes on the wire for connections of an encoding; plain ones where there is no twin of that encoding.
     #[must_use]
     pub fn bytes(&self, encoding: Encoding) -> &[u8] {
+        if encoding == Encoding::WITH_ID {
+            return self.with_id.get().unwrap_or(&self.plain);
+        }
         if encoding.is_compressed() {
             let twins = self.compressed.get().map_or(&[][..], |twins| twins);
             if let Some((_, bytes)) = twins.iter().find(|(twin, _)| *twin == encoding) {
@@ -75,16 +99,40 @@ impl Frame {
         &self.plain
     }
 
-    /// Bytes that the frame keeps in memory.
+    /// Bytes that the frame keeps in memory, as of when it was handed out: the number does not change afterwards.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let twins = self.compressed.get().map_or(&[][..], |twins| twins);
-        self.plain.len() + twins.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+        let with_id = self.place.get().map_or(0, |place| place.with_id_bytes);
+        self.plain.len() + with_id + twins.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+
+    /// Gives the frame its place in the topic, and its twin with the id if `with_id`. Called by the owner, once, before
+    /// it hands the frame out.
+    pub(crate) fn set_place(&self, position: Position, with_id: bool) {
+        let bytes = with_id.then(|| identify(self.kind, position, self.payload()));
+        let with_id_bytes = bytes.as_ref().map_or(0, |bytes| bytes.len());
+        let _ = self.place.set(Place { position, with_id_bytes });
+        if let Some(bytes) = bytes {
+            let _ = self.with_id.set(bytes);
+        }
+    }
+
+    /// Makes sure that there is a twin with the id. Any shard that holds the frame may call this: of two that make it at
+    /// a time one has worked in vain, and none waits.
+    pub(crate) fn ensure_id(&self) {
+        if let (None, Some(place)) = (self.with_id.get(), self.place.get()) {
+            let _ = self.with_id.set(identify(self.kind, place.position, self.payload()));
+        }
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.plain[usize::from(self.header_bytes)..]
     }
 
     /// Adds the twins for the encodings in use. Called by the owner, once, before it hands the frame out.
     pub(crate) fn compress(&self, encodings: Encodings, compressors: &mut Compressors) {
-        let payload = &self.plain[usize::from(self.header_bytes)..];
+        let payload = self.payload();
         let twins = encodings.iter().filter_map(|encoding| {
             let (header, compressed) = compressors.compress(encoding, self.kind, payload)?;
             Some((encoding, join(&header, compressed)))
@@ -105,6 +153,28 @@ impl Frame {
     pub(crate) fn flushed(&self) -> bool {
         self.unflushed.fetch_sub(1, Ordering::Relaxed) == 1
     }
+}
+
+/// A message with its id in front, as the sub-protocol `ws+meta.nchan` has it: lines of `name: value`, a blank one, the
+/// payload.
+fn identify(kind: MessageKind, position: Position, payload: &[u8]) -> Box<[u8]> {
+    let content_type = match kind {
+        MessageKind::Text => "text/plain",
+        MessageKind::Binary => "application/octet-stream",
+    };
+    with_meta(kind, position, content_type, payload)
+}
+
+/// As a message with its id, of a content type of its own.
+pub(crate) fn with_meta(
+    kind: MessageKind,
+    position: Position,
+    content_type: &str,
+    payload: &[u8],
+) -> Box<[u8]> {
+    let meta = format!("id: {position}\ncontent-type: {content_type}\n\n");
+    let header = ServerHeader::new(kind.opcode(), false, meta.len() + payload.len());
+    [header.as_bytes(), meta.as_bytes(), payload].concat().into()
 }
 
 fn join(header: &ServerHeader, payload: &[u8]) -> Box<[u8]> {
@@ -131,6 +201,29 @@ mod tests {
         frame.expect_flushes(2);
         assert!(!frame.flushed());
         assert!(frame.flushed());
+    }
+
+    #[test]
+    fn the_twin_with_the_id_is_made_early_or_late() {
+        let position: Position = "00000000000000ab:7".parse().unwrap();
+        let text = "id: 00000000000000ab:7\ncontent-type: text/plain\n\nhello";
+        let (early, late) = (
+            Frame::new(MessageKind::Text, b"hello", 0, None),
+            Frame::new(MessageKind::Text, b"hello", 0, None),
+        );
+        assert_eq!(late.offset(), 0);
+        early.set_place(position, true);
+        late.set_place(position, false);
+        assert_eq!((early.offset(), late.memory_bytes()), (7, 7));
+        assert_eq!(early.memory_bytes(), 7 + 2 + text.len());
+        assert_eq!(late.bytes(Encoding::WITH_ID), late.bytes(Encoding::PLAIN));
+        late.ensure_id();
+        assert_eq!(&late.bytes(Encoding::WITH_ID)[2..], text.as_bytes());
+        assert_eq!(late.bytes(Encoding::WITH_ID), early.bytes(Encoding::WITH_ID));
+        assert_eq!(late.memory_bytes(), 7, "what is counted does not change");
+        let binary = Frame::new(MessageKind::Binary, &[0xff], 0, None);
+        binary.set_place(position, true);
+        assert!(binary.bytes(Encoding::WITH_ID).ends_with(b"content-type: application/octet-stream\n\n\xff"));
     }
 
     #[test]

@@ -115,6 +115,7 @@ mod app;
 mod component;
 mod connection_id;
 mod path_pattern;
+mod position;
 mod routes;
 mod server;
 mod topic;
@@ -129,6 +130,7 @@ pub use component::{
 pub use config::Config;
 pub use control::{ControlHandle, Summary};
 pub use path_pattern::{InvalidPath, PathParameters};
+pub use position::{InvalidPosition, Notice, Position, Start};
 pub use server::{RunningServer, StartError};
 pub use topic::{MAX_TOPIC_BYTES, MAX_TOPICS_PER_REQUEST, TopicError, TopicName};
 pub use ws::{CloseCode, MessageKind, Rejection, Request};

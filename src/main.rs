@@ -1,5 +1,6 @@
 //! The server binary: arguments, log, start, exit code.
 
+mod beginnings;
 mod push;
 
 use std::io::{self, IsTerminal, Write};

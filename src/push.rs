@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use corecast::{
     App, CloseReason, Component, Config, Connection, Message, Outcome, PathParameters, Rejection, Request,
-    TopicError, TopicName, WsServer,
+    SubProtocol, TopicError, TopicName, WsServer,
 };
+
+use super::beginnings::Beginnings;
 
 /// Path of [`Subscribe`].
 const SUBSCRIBE_PATH: &str = "/sub/{*topics}";
@@ -20,8 +22,26 @@ const PUBLISH_PATH: &str = "/pubsub/{*topic}";
 /// Path of [`Echo`].
 const ECHO_PATH: &str = "/echo";
 
+/// The sub-protocol in which every message comes with its id; the browser client of that name speaks it.
+const META_PROTOCOL: &str = "ws+meta.nchan";
+
 fn bad_topic(error: TopicError) -> Rejection {
     Rejection::topic(error.to_string())
+}
+
+/// Subscribes to topics as the request wants it.
+fn subscribe(connection: &Connection, request: &Request, topics: Vec<TopicName>) -> Outcome {
+    let beginnings = Beginnings::of(request, topics.len()).map_err(|rejection| rejection.message)?;
+    if request.extensions().get::<SubProtocol>().is_some_and(|name| name.0 == META_PROTOCOL) {
+        connection.show_message_ids();
+    }
+    for (topic, start) in topics.into_iter().zip(beginnings.starts) {
+        match start {
+            None => connection.subscribe(topic)?,
+            Some(start) => connection.subscribe_from(topic, start, beginnings.notice)?,
+        }
+    }
+    Ok(())
 }
 
 /// `/sub/<topic>[,<topic>…]`: sends what is published; a data frame from the client is a policy violation.
@@ -48,15 +68,13 @@ impl Component for Subscribe {
     }
 
     fn on_request(&mut self, request: &Request) -> Result<(), Rejection> {
-        Self::topics(request).map(drop).map_err(bad_topic)
+        let topics = Self::topics(request).map_err(bad_topic)?;
+        Beginnings::of(request, topics.len()).map(drop)
     }
 
     fn on_open(&mut self, connection: &Connection) -> Outcome {
         let request = connection.http_request().ok_or("the request is missing")?;
-        for topic in Self::topics(&request)? {
-            connection.subscribe(topic)?;
-        }
-        Ok(())
+        subscribe(connection, &request, Self::topics(&request)?)
     }
 
     fn takes_messages(&mut self) -> bool {
@@ -105,18 +123,19 @@ impl Component for PublishSubscribe {
         if !self.allowed {
             return Err(Rejection::forbidden("clients may not publish here"));
         }
-        Self::topic(request).map(drop).map_err(bad_topic)
+        Self::topic(request).map_err(bad_topic)?;
+        Beginnings::of(request, 1).map(drop)
     }
 
     fn on_open(&mut self, connection: &Connection) -> Outcome {
-        let topic = Self::topic(&*connection.http_request().ok_or("the request is missing")?)?;
+        let request = connection.http_request().ok_or("the request is missing")?;
+        let topic = Self::topic(&request)?;
         let (slot, shared) = (connection.id().slot as usize, self.shared(topic.clone()));
         if self.of_slot.len() <= slot {
             self.of_slot.resize(slot + 1, None);
         }
         self.of_slot[slot] = Some(shared);
-        connection.subscribe(topic)?;
-        Ok(())
+        subscribe(connection, &request, vec![topic])
     }
 
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
@@ -162,12 +181,16 @@ impl Component for Echo {
 /// An app with the routes of the server binary.
 pub(crate) fn app(config: Config) -> App {
     let keep_alive = Duration::from_millis(config.keepalive_millis);
-    let (names, strict) = (config.subprotocols.clone(), config.strict_subprotocols);
+    let (mut names, strict) = (config.subprotocols.clone(), config.strict_subprotocols);
     let (allowed, client_publish, echo) =
         (config.allowed_origins.clone(), config.client_publish, config.echo);
     let server =
         |server: WsServer| server.enable_keep_alive(keep_alive).set_strict_sub_protocol_check(strict);
-    let (subscribe, publish, echoed) = (names.clone(), names.clone(), names);
+    let echoed = names.clone();
+    if !names.iter().any(|name| name == META_PROTOCOL) {
+        names.push(META_PROTOCOL.to_owned());
+    }
+    let (subscribe, publish) = (names.clone(), names);
     let subscribe = WsServer::new(move || Subscribe::new(subscribe.clone()));
     let publish = WsServer::new(move || PublishSubscribe::new(publish.clone(), client_publish));
     let app = App::from_config(config)

@@ -16,11 +16,12 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Config, ConfigError, Switch, WaitMode, derived_max_connections};
 use crate::control::{self, ControlHandle, ControlSettings, Summary};
+use crate::position::Position;
 use crate::preflight::{self, Unfit};
 use crate::routes::Routes;
 use crate::shard::listener::{ListenError, Lock, listen};
 use crate::shard::stats::ShardStats;
-use crate::shard::{self, Parts, Settings, Waiting, mesh};
+use crate::shard::{self, HistoryLimits, Parts, Settings, Waiting, mesh};
 use crate::ws_server::RouteSpec;
 
 /// Connections to the control port that may wait to be accepted.
@@ -166,7 +167,7 @@ fn launch_here(
         shard_failed: Arc::new(AtomicBool::new(false)),
         _locks: locks,
     };
-    let settings = settings(config, max_connections);
+    let settings = settings(config, max_connections, server.cpus.len());
     let keep_alive = Duration::from_millis(config.keepalive_millis);
     let routes: Arc<dyn Fn() -> Routes + Send + Sync> = Arc::new(move || {
         let mut made = Routes::default();
@@ -261,7 +262,7 @@ fn listen_control(address: SocketAddr) -> Result<TcpListener, StartError> {
     open().map_err(|error| StartError::Control(address, error))
 }
 
-fn settings(config: &Config, max_connections: u64) -> Settings {
+fn settings(config: &Config, max_connections: u64, shards: usize) -> Settings {
     Settings {
         max_connections,
         max_message_bytes: config.max_message_bytes,
@@ -271,6 +272,12 @@ fn settings(config: &Config, max_connections: u64) -> Settings {
         slow_consumer: config.slow_consumer,
         compression: config.compression == Switch::On,
         compression_min_bytes: config.compression_min_bytes,
+        history: HistoryLimits {
+            messages: config.history,
+            age_nanos: config.history_ttl_millis.saturating_mul(1_000_000),
+            bytes: config.history_bytes / shards,
+        },
+        epoch: Position::random_epoch(),
         waiting: match config.wait {
             WaitMode::Auto => Waiting::Automatic,
             WaitMode::Ring => Waiting::Ring,

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use corecast::{App, CloseReason, Component, Connection, Message, Outcome, Server, WsServer};
+use corecast::{App, CloseReason, Component, Connection, Message, Notice, Outcome, Server, Start, WsServer};
 
 use probe::{Events, Log, Probe, Running, app, log, tell};
 use support::client::{Client, End, Event, Upgrade};
@@ -459,6 +459,79 @@ fn the_servers_end_waits_for_on_close_of_clients_that_do_not_answer() {
     server.end();
     assert_eq!(events.rest(), ["Drain", "Drain"]);
     drop(clients);
+}
+
+/// Subscribes as its path says; what it gets is published by its clients.
+struct Late;
+
+impl Component for Late {
+    fn on_open(&mut self, connection: &Connection) -> Outcome {
+        match connection.path_parameter("how").as_deref() {
+            Some("last") => connection.subscribe_from("late", Start::Latest(2), Notice::Always)?,
+            Some("ids") => {
+                connection.show_message_ids();
+                connection.subscribe_from("late", Start::Latest(1), Notice::Never)?;
+            }
+            Some("ids-live") => {
+                connection.show_message_ids();
+                connection.subscribe("late")?;
+            }
+            _ => connection.subscribe("late")?,
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+        match message.as_bytes() {
+            // A second subscription changes nothing, nor does it from another place.
+            b"again" => connection.subscribe_from("late", Start::Latest(99), Notice::Always)?,
+            b"leave and come" => {
+                connection.unsubscribe("late")?;
+                connection.subscribe_from("late", Start::Latest(1), Notice::Never)?;
+                connection.subscribe_from("late", Start::Latest(3), Notice::Always)?;
+            }
+            _ => connection.publish("late", message)?,
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn connection_subscribe_from_begins_in_the_past() {
+    let app = app().cores(3).configure(|config| config.history = 10);
+    let server = Running::start(app.route("/{how}", || Late));
+    let mut live = Client::connect(server.address, "/live");
+    for n in 1..=5 {
+        tell(&mut live, &n.to_string());
+        live.expect_text(&n.to_string());
+    }
+    // Connections on all cores, the topic's owner among them.
+    for _ in 0..12 {
+        let mut late = Client::connect(server.address, "/last");
+        let notice = String::from_utf8(late.message().payload).expect("text");
+        assert!(notice.starts_with("{\"recovered\":true,\"topic\":\"late\",\"epoch\":\""), "{notice}");
+        assert!(notice.ends_with("\",\"offset\":3}"), "{notice}");
+        late.expect_text("4");
+        late.expect_text("5");
+        tell(&mut late, "again");
+        late.expect_alive();
+        tell(&mut late, "leave and come");
+        late.expect_text("5");
+        late.expect_alive();
+        let mut ids = Client::connect(server.address, "/ids");
+        let message = String::from_utf8(ids.message().payload).expect("text");
+        assert!(
+            message.starts_with("id: ") && message.ends_with(":5\ncontent-type: text/plain\n\n5"),
+            "{message}"
+        );
+    }
+    let mut ids: Vec<Client> = (0..12).map(|_| Client::connect(server.address, "/ids-live")).collect();
+    tell(&mut live, "6");
+    for client in &mut ids {
+        let message = String::from_utf8(client.message().payload).expect("text");
+        assert!(message.ends_with(":6\ncontent-type: text/plain\n\n6"), "{message}");
+    }
+    server.end();
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::path_pattern::PathParameters;
+use crate::position::{Notice, Start};
 use crate::topic::{TopicError, TopicName};
 use crate::ws::{CloseCode, Request, close};
 
@@ -165,6 +166,45 @@ impl Connection {
     {
         self.context.push(Command::Subscribe { connection: self.id, topic: topic.try_into()? });
         Ok(())
+    }
+
+    /// As [`Connection::subscribe`], from a place in the past, as far as `Config::history` keeps it: first what the
+    /// topic had then, in order, then what is published, without a gap and without a repeat.
+    ///
+    /// What waits for a slow reader counts towards its send queue in parts; one that cannot keep up with its own past
+    /// is closed as a slow consumer.
+    ///
+    /// ```
+    /// # fn example(connection: &corecast::Connection) -> corecast::Outcome {
+    /// use corecast::{Notice, Start};
+    /// // The last message, so that a page has something to show at once.
+    /// connection.subscribe_from("prices", Start::Latest(1), Notice::Never)?;
+    /// // On with what this client has not had, and a word if that is impossible.
+    /// let last = "0f3a5c7e9b1d2f40:17".parse()?;
+    /// connection.subscribe_from("news", Start::After(last), Notice::IfLost)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Connection::subscribe`].
+    pub fn subscribe_from<T>(&self, topic: T, start: Start, notice: Notice) -> Result<(), TopicError>
+    where
+        T: TryInto<TopicName>,
+        TopicError: From<T::Error>,
+    {
+        let (connection, topic) = (self.id, topic.try_into()?);
+        self.context.push(Command::SubscribeFrom { connection, topic, start, notice });
+        Ok(())
+    }
+
+    /// From now on, messages of topics come to this connection with their ids in front, in the form of the sub-protocol
+    /// `ws+meta.nchan`: `id: EPOCH:OFFSET`, `content-type: …`, a blank line, the payload. The id is the [`Position`]
+    /// to start after. To be called before it subscribes; ignored afterwards. What is sent to it alone comes as it is.
+    ///
+    /// [`Position`]: crate::Position
+    pub fn show_message_ids(&self) {
+        self.context.push(Command::ShowIds { connection: self.id });
     }
 
     /// Ends a subscription.

@@ -21,6 +21,7 @@ use crate::arena::{Arena, Span};
 use crate::compression::{Compressors, Encoding};
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
+use crate::position::{Notice, Start};
 use crate::topic::TopicName;
 use crate::ws::{MessageKind, Request, ServerHeader};
 
@@ -54,6 +55,16 @@ pub(crate) enum Command {
     Subscribe {
         connection: ConnectionId,
         topic: TopicName,
+    },
+    SubscribeFrom {
+        connection: ConnectionId,
+        topic: TopicName,
+        start: Start,
+        notice: Notice,
+    },
+    /// Messages of topics are to come with their ids.
+    ShowIds {
+        connection: ConnectionId,
     },
     Unsubscribe {
         connection: ConnectionId,

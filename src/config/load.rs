@@ -323,7 +323,8 @@ mod tests {
             --keepalive 0 --echo --client-publish --allowed-origin https://a --allowed-origin https://b \
             --subprotocol x,y --strict-subprotocols false --max-connections 5 --max-message-size 1KiB \
             --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --slow-consumer latest --publish-token t \
-            --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --wait ring";
+            --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --wait ring \
+            --history 7 --history-ttl 2m --history-size 1MiB";
         // Two shards on a CPU that there is, whichever it is.
         let cpu = Config::default().shard_cpus().unwrap()[0];
         let flags = format!("--cpus {cpu},{cpu} {FLAGS}");
@@ -348,6 +349,9 @@ mod tests {
             slow_consumer: SlowConsumer::Latest,
             compression: Switch::Off,
             compression_min_bytes: 1024,
+            history: 7,
+            history_ttl_millis: 120_000,
+            history_bytes: 1024 * 1024,
             echo: true,
             client_publish: true,
             publish_token: Some(PublishToken::new("t")),

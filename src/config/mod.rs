@@ -21,8 +21,8 @@ pub use validate::ConfigError;
 pub use values::{ControlAddress, CpuList, PublishToken};
 
 use values::{
-    parse_address, parse_bool, parse_cores, parse_count, parse_duration, parse_size, serialize_duration,
-    serialize_size,
+    parse_address, parse_bool, parse_cores, parse_count, parse_duration, parse_number, parse_size,
+    serialize_duration, serialize_size,
 };
 
 /// Most shards that one process can have.
@@ -45,6 +45,15 @@ pub const KEEPALIVE_MILLIS: (u64, u64) = (10, 24 * 3_600_000);
 
 /// Largest `--drain-window`, in milliseconds.
 pub const MAX_DRAIN_WINDOW_MILLIS: u64 = 3_600_000;
+
+/// Largest `--history`, in messages of one topic.
+pub const MAX_HISTORY: usize = 10_000_000;
+
+/// Least and largest `--history-ttl`, in milliseconds.
+pub const HISTORY_TTL_MILLIS: (u64, u64) = (100, 30 * 24 * 3_600_000);
+
+/// Least and largest `--history-size`, in bytes.
+pub const HISTORY_BYTES: (usize, usize) = (64 * 1024, 1 << 40);
 
 /// Descriptors kept free of WebSocket connections for the process: standard streams, event descriptors and
 /// the usual number of control connections.
@@ -177,6 +186,21 @@ pub struct Config {
     #[serde(rename = "compression-min", serialize_with = "serialize_size")]
     pub compression_min_bytes: usize,
 
+    /// Messages kept of each topic, for clients that come back (?since=) or come late (?last=); 0 is none
+    #[arg(help_heading = "Messages", long, value_name = "N", value_parser = parse_number)]
+    pub history: usize,
+
+    /// How long they are kept, ms s m h
+    #[arg(help_heading = "Messages", long = "history-ttl", value_name = "DUR", value_parser = parse_duration)]
+    #[serde(rename = "history-ttl", serialize_with = "serialize_duration")]
+    pub history_ttl_millis: u64,
+
+    /// Bytes of memory that the kept messages of all topics may take together, B KiB MiB. Over it: the oldest go first,
+    /// counted. Each core has an equal share, for the topics that it owns
+    #[arg(help_heading = "Messages", long = "history-size", value_name = "SIZE", value_parser = parse_size)]
+    #[serde(rename = "history-size", serialize_with = "serialize_size")]
+    pub history_bytes: usize,
+
     /// Add the route /echo
     #[arg(help_heading = "Messages", long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
         require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
@@ -231,6 +255,9 @@ impl Default for Config {
             slow_consumer: SlowConsumer::Close,
             compression: Switch::On,
             compression_min_bytes: 256,
+            history: 0,
+            history_ttl_millis: 300_000,
+            history_bytes: 256 * 1024 * 1024,
             echo: false,
             client_publish: false,
             publish_token: None,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use super::values::{format_duration, format_size};
 use super::{
-    Config, HANDSHAKE_BYTES, HANDSHAKE_TIMEOUT_MILLIS, KEEPALIVE_MILLIS, MAX_CONNECTIONS,
-    MAX_DRAIN_WINDOW_MILLIS, MAX_QUEUE_BYTES,
+    Config, HANDSHAKE_BYTES, HANDSHAKE_TIMEOUT_MILLIS, HISTORY_BYTES, HISTORY_TTL_MILLIS, KEEPALIVE_MILLIS,
+    MAX_CONNECTIONS, MAX_DRAIN_WINDOW_MILLIS, MAX_HISTORY, MAX_QUEUE_BYTES,
 };
 
 /// A setting that cannot be. Names the flag, the value and what is accepted.
@@ -80,6 +80,11 @@ impl Config {
         size_between("send-queue", self.send_queue_bytes, (1024, MAX_QUEUE_BYTES))?;
         duration_between("handshake-timeout", self.handshake_timeout_millis, HANDSHAKE_TIMEOUT_MILLIS)?;
         duration_between("drain-window", self.drain_window_millis, (0, MAX_DRAIN_WINDOW_MILLIS))?;
+        size_between("history-size", self.history_bytes, HISTORY_BYTES)?;
+        duration_between("history-ttl", self.history_ttl_millis, HISTORY_TTL_MILLIS)?;
+        if self.history > MAX_HISTORY {
+            return Err(ConfigError::new("history", self.history, format!("expected 0 to {MAX_HISTORY}")));
+        }
         if self.keepalive_millis != 0 {
             duration_between("keepalive", self.keepalive_millis, KEEPALIVE_MILLIS)?;
         }

@@ -101,6 +101,11 @@ pub(super) fn parse_count(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a number that may be zero.
+pub(super) fn parse_number(text: &str) -> Result<usize, String> {
+    text.trim().parse().map_err(|_| "expected a whole number".to_owned())
+}
+
 /// Reads a number of shards.
 pub(super) fn parse_cores(text: &str) -> Result<usize, String> {
     usize::try_from(parse_count(text)?).map_err(|error| error.to_string())

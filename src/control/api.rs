@@ -119,7 +119,7 @@ impl IntoResponse for ApiError {
 struct Published<'a> {
     topic: &'a str,
     subscribers: u64,
-    epoch: &'a str,
+    epoch: String,
     offset: u64,
 }
 
@@ -137,8 +137,8 @@ async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<
     let answer = Published {
         topic: topic.as_str(),
         subscribers: receipt.subscribers,
-        epoch: &shared.settings.epoch,
-        offset: receipt.offset,
+        epoch: receipt.position.epoch_text(),
+        offset: receipt.position.offset,
     };
     Ok((publish_status(&receipt), Json(answer)).into_response())
 }
@@ -170,7 +170,7 @@ struct Inspected<'a> {
     topic: &'a str,
     subscribers: u64,
     messages: u64,
-    epoch: &'a str,
+    epoch: String,
     offset: u64,
 }
 
@@ -182,8 +182,8 @@ async fn inspect(State(shared): State<Arc<Shared>>, request: Request) -> Result<
         topic: topic.as_str(),
         subscribers: status.subscribers,
         messages: status.messages,
-        epoch: &shared.settings.epoch,
-        offset: status.offset,
+        epoch: status.position.epoch_text(),
+        offset: status.position.offset,
     };
     Ok(Json(answer).into_response())
 }

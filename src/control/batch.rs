@@ -89,7 +89,7 @@ async fn read_body(
     body.read(max_body_bytes(settings.max_message_bytes), "the limit of a batch").await
 }
 
-async fn publish_items<'a>(shared: &'a Shared, items: &[&'a RawValue]) -> Vec<Outcome<'a>> {
+async fn publish_items<'a>(shared: &Shared, items: &[&'a RawValue]) -> Vec<Outcome<'a>> {
     // One deadline for all: with a dead shard a batch takes no longer than a single publish.
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut outcomes = Vec::with_capacity(items.len());
@@ -97,13 +97,13 @@ async fn publish_items<'a>(shared: &'a Shared, items: &[&'a RawValue]) -> Vec<Ou
     for item in items {
         if underway.len() == WINDOW {
             if let Some(first) = underway.pop_front() {
-                outcomes.push(first.finish(shared, deadline).await);
+                outcomes.push(first.finish(deadline).await);
             }
         }
         underway.push_back(Underway::begin(shared, deadline, item).await);
     }
     for item in underway {
-        outcomes.push(item.finish(shared, deadline).await);
+        outcomes.push(item.finish(deadline).await);
     }
     outcomes
 }
@@ -126,7 +126,7 @@ impl<'a> Underway<'a> {
         Self { topic, awaited }
     }
 
-    async fn finish(self, shared: &'a Shared, deadline: Instant) -> Outcome<'a> {
+    async fn finish(self, deadline: Instant) -> Outcome<'a> {
         let Self { topic, awaited } = self;
         let outcome = match awaited {
             Ok(awaited) => answer(deadline, awaited).await,
@@ -137,8 +137,8 @@ impl<'a> Underway<'a> {
                 status: publish_status(&receipt).as_u16(),
                 topic,
                 subscribers: receipt.subscribers,
-                epoch: &shared.settings.epoch,
-                offset: receipt.offset,
+                epoch: receipt.position.epoch_text(),
+                offset: receipt.position.offset,
             },
             Err(error) => Outcome::Refused { status: error.status.as_u16(), topic, error: error.message },
         }
@@ -153,7 +153,7 @@ enum Outcome<'a> {
         status: u16,
         topic: Option<Cow<'a, str>>,
         subscribers: u64,
-        epoch: &'a str,
+        epoch: String,
         offset: u64,
     },
     Refused {

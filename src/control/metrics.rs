@@ -225,6 +225,15 @@ fn render_messages(out: &mut Exposition<'_>) {
     out.per_core("deliveries_total", "counter", help, |s| s.deliveries.get());
     let help = "Bytes of deliveries, frame headers included.";
     out.per_core("delivery_bytes_total", "counter", help, |s| s.delivery_bytes.get());
+    out.per_core("history_messages", "gauge", "Messages kept for those who come later.", |s| {
+        s.history_messages.get()
+    });
+    let help = "Memory of the kept messages, in bytes.";
+    out.per_core("history_bytes", "gauge", help, |s| s.history_bytes.get());
+    let help = "Messages let go before their time because of --history-size.";
+    out.per_core("history_evicted_total", "counter", help, |s| s.history_evicted.get());
+    let help = "Subscriptions that asked to go on where they had been, by whether they could.";
+    out.summed("resumes_total", "recovered", help, ["false", "true"], |s, outcome| s.resumes[outcome].get());
     let help = "Messages compressed: once per publish and window size, however many subscribers there are.";
     out.per_core("compressions_total", "counter", help, |s| s.compressions.get());
     let help = "Messages that did not reach a subscriber.";

@@ -28,8 +28,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -59,14 +57,12 @@ pub struct ControlSettings {
     pub publish_token: Option<PublishToken>,
     /// Length of a drain in milliseconds.
     pub drain_window_millis: u64,
-    /// Names this start of the server: offsets count from 1 again when it changes.
-    pub epoch: String,
     /// Drain on SIGTERM and SIGINT.
     pub handle_signals: bool,
 }
 
 impl ControlSettings {
-    /// Settings for a server that ends on signals, with a new epoch.
+    /// Settings for a server that ends on signals.
     #[must_use]
     pub fn new(config: &Config, max_connections: u64) -> Self {
         Self {
@@ -74,18 +70,9 @@ impl ControlSettings {
             max_connections,
             publish_token: config.publish_token.clone(),
             drain_window_millis: config.drain_window_millis,
-            epoch: random_epoch(),
             handle_signals: true,
         }
     }
-}
-
-/// Sixteen random hexadecimal digits.
-#[must_use]
-pub fn random_epoch() -> String {
-    // The standard library seeds every process's hashers from the system's random numbers. The epoch has to
-    // differ between starts, not to be a secret.
-    format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 
 /// How far the server is on its way to its end.

@@ -13,9 +13,16 @@ use hdrhistogram::Histogram;
 use super::{ControlHandle, ControlSettings, Shared, Summary, metrics, spawn};
 use crate::clock;
 use crate::config::Config;
+use crate::position::Position;
 use crate::shard::mesh::{self, ControlLink, Mesh};
 use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use crate::shard::stats::ShardStats;
+
+/// The epoch of every topic of a stand-in shard.
+const EPOCH: u64 = 0x00c0_ffee_0000_0001;
+
+/// The same as it is written.
+pub(super) const EPOCH_TEXT: &str = "00c0ffee00000001";
 
 pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -191,7 +198,7 @@ impl StandIn {
                 let outcome = match self.conduct {
                     Conduct::Deliver(subscribers) => {
                         *offset += 1;
-                        Ok(Receipt { subscribers, offset: *offset })
+                        Ok(Receipt { subscribers, position: Position { epoch: EPOCH, offset: *offset } })
                     }
                     Conduct::Refuse => Err(Overloaded),
                     Conduct::Silent => return,
@@ -204,7 +211,8 @@ impl StandIn {
                     Conduct::Refuse => 0,
                     Conduct::Silent => return,
                 };
-                let status = TopicStatus { subscribers, messages: 0, offset: *offset };
+                let position = Position { epoch: EPOCH, offset: *offset };
+                let status = TopicStatus { subscribers, messages: 0, position };
                 self.mesh.send_to_control(ToControl::Inspected { request, status });
             }
             ToShard::Delete { topic, request } => {

@@ -254,8 +254,12 @@ impl Shard {
         let mark = self.context.mark();
         self.call(id, route, Some(request), |component, connection| component.on_open(connection));
         let (local, shards, shard) = (&self.local, self.mesh.shards(), self.mesh.shard());
+        let with_ids = self.context.any_since(mark, |command| matches!(command, Command::ShowIds { .. }));
         let must_wait = self.context.any_since(mark, |command| match command {
-            Command::Subscribe { topic, .. } => topic.owner(shards) != shard && !local.is_joined(topic),
+            Command::Subscribe { topic, .. } => {
+                topic.owner(shards) != shard && (with_ids || !local.is_joined(topic))
+            }
+            Command::SubscribeFrom { topic, .. } => topic.owner(shards) != shard,
             _ => false,
         });
         if must_wait {

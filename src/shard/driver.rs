@@ -18,6 +18,7 @@ use super::tasks::BLOCKING_THREADS;
 use super::{Parts, Shard, Waiting};
 use crate::clock;
 use crate::component::{CloseCause, Command, drop_caught};
+use crate::position::{Notice, Start};
 
 /// Bytes queued by callbacks at which a pass applies them before it reads on.
 const APPLY_AT_BYTES: usize = 1024 * 1024;
@@ -183,10 +184,11 @@ impl Shard {
         // pending, which the report of subscribers relies on.
         loop {
             busy |= self.apply_commands();
+            busy |= self.continue_catch_ups();
             self.fan_out();
             self.end_overflowed();
             self.end_broken();
-            if self.context.mark() == 0 {
+            if self.context.mark() == 0 && !self.catch_ups.is_ready() {
                 break;
             }
         }
@@ -209,7 +211,8 @@ impl Shard {
         }
         // A flush on the way may have collected what this pass came too late for.
         let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();
-        Ok(if left || !self.unread.is_empty() || self.context.mark() > 0 {
+        let left = left || self.catch_ups.is_ready() || !self.unread.is_empty();
+        Ok(if left || self.context.mark() > 0 {
             Pass::Unfinished
         } else if busy {
             Pass::Finished
@@ -317,7 +320,17 @@ impl Shard {
                     self.begin_close(connection.slot, reason);
                 }
             }
+            // Messages that the owner has ordered before it knew that ids are needed come without.
+            Command::Subscribe { connection, topic }
+                if self.slab.find(connection).is_some_and(|slot| slot.with_ids) =>
+            {
+                self.subscribe_from(connection, &topic, Start::Now, Notice::Never);
+            }
             Command::Subscribe { connection, topic } => self.subscribe(connection, &topic),
+            Command::SubscribeFrom { connection, topic, start, notice } => {
+                self.subscribe_from(connection, &topic, start, notice);
+            }
+            Command::ShowIds { connection } => self.show_ids(connection),
             Command::Unsubscribe { connection, topic } => {
                 self.fan_out_before_leaving();
                 self.unsubscribe_from(connection, &topic);

@@ -66,6 +66,18 @@ impl Shard {
 
     /// Queues a piece behind what waits already; beyond the limit the policy for slow consumers decides.
     fn enqueue(&mut self, index: u32, piece: Piece, sent: usize) {
+        let bytes = piece.len() - sent;
+        let outbound = self.slab[index].outbound.as_ref();
+        if outbound.is_some_and(|outbound| outbound.is_over(bytes, self.settings.send_queue_bytes))
+            && !self.make_room(index, &piece, bytes)
+        {
+            return;
+        }
+        self.queue(index, piece, sent);
+    }
+
+    /// Queues a piece behind what waits already, whatever that is.
+    pub(super) fn queue(&mut self, index: u32, piece: Piece, sent: usize) {
         let id = self.slab.id(index);
         let slot = &mut self.slab[index];
         let outbound = match &mut slot.outbound {
@@ -76,13 +88,6 @@ impl Shard {
                 outbound
             }
         };
-        if outbound.is_over(piece.len() - sent, self.settings.send_queue_bytes)
-            && !self.make_room(index, &piece, piece.len() - sent)
-        {
-            return;
-        }
-        let slot = &mut self.slab[index];
-        let Some(outbound) = &mut slot.outbound else { return };
         let before = outbound.queued_bytes();
         outbound.push(piece, sent);
         self.stats.send_queue_bytes.add((outbound.queued_bytes() - before) as u64);
@@ -150,6 +155,7 @@ impl Shard {
             Ok(Progress::Empty) => {
                 slot.outbound = None;
                 self.context.unshow_queue(index);
+                self.catch_ups.note_empty(index);
                 // More may have been asked for in this pass: whether all is sent is judged at its end.
                 if matches!(slot.state, State::Finishing | State::Linger) {
                     self.ending.push(index);
@@ -246,7 +252,7 @@ impl Shard {
             if slot.state != State::Open || slot.excluded {
                 continue;
             }
-            let encoding = slot.encoding;
+            let encoding = slot.form();
             let (payload, length) = *payloads[encoding.index()].get_or_insert_with(|| {
                 let broadcast = Broadcast::new(topic, group.to_vec(), encoding);
                 let length = broadcast.bytes().len();
@@ -267,13 +273,13 @@ impl Shard {
         self.stats.delivery_bytes.add(bytes as u64);
     }
 
-    fn is_staged(&self, index: u32) -> bool {
+    pub(super) fn is_staged(&self, index: u32) -> bool {
         self.batch.is_staged() && self.slab[index].staged_in == self.batch.number()
     }
 
     /// Queues the frames of a broadcast of which the first `sent` bytes have gone out.
     fn enqueue_broadcast(&mut self, index: u32, payload: u32, mut sent: usize) {
-        let encoding = self.slab[index].encoding;
+        let encoding = self.slab[index].form();
         let Payload::Broadcast(broadcast) = self.batch.payload_mut(payload) else { return };
         let (topic, frames) = (broadcast.topic(), broadcast.local().to_vec());
         for frame in frames {

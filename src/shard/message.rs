@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 use crate::compression::Encodings;
 pub use crate::connection_id::ConnectionId;
 pub use crate::frame::Frame;
+use crate::position::{Position, Start};
 use crate::topic::TopicName;
 
 /// Who published, and so who is told when the shards cannot take it.
@@ -71,6 +72,11 @@ pub enum ToShard {
         /// The stay that is confirmed; the shard may have left and come back since.
         stay: u64,
     },
+    /// To the owner: send a subscriber of this shard what it has missed. Sent behind the report of the subscriber, so that
+    /// whatever is not in the answer is delivered to the shard behind the answer.
+    Replay(ReplayRequest),
+    /// From the owner: what was asked for.
+    Replayed(Box<Replayed>),
     /// From the owner to the publisher's shard: the message was not accepted and reached nobody.
     Refused {
         /// The publisher; never the control thread, which is answered directly.
@@ -123,24 +129,63 @@ pub enum ToShard {
     End,
 }
 
+/// Names a subscriber that is catching up, and the request of it that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The subscriber.
+    pub connection: ConnectionId,
+    /// Number of the request on its shard: an answer to an earlier one is not taken for this one's.
+    pub number: u64,
+}
+
+/// Asks for what a subscriber has missed.
+#[derive(Clone, Debug)]
+pub struct ReplayRequest {
+    /// The topic.
+    pub topic: TopicName,
+    /// Who asks; its shard gets the answer.
+    pub ticket: Ticket,
+    /// Where to begin.
+    pub start: Start,
+    /// Most bytes of the answer; more is asked for again.
+    pub bytes: usize,
+}
+
+/// What a subscriber has missed, or a part of it.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The topic.
+    pub topic: TopicName,
+    /// Who asked.
+    pub ticket: Ticket,
+    /// Whether it begins where it was to.
+    pub recovered: bool,
+    /// The place behind which it begins.
+    pub from: Position,
+    /// The messages, without a gap.
+    pub frames: Vec<Arc<Frame>>,
+    /// Whether these are all: what is published later is delivered to the shard behind this.
+    pub complete: bool,
+}
+
 /// What the owner says of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Subscribers on all cores that it was handed to.
     pub subscribers: u64,
-    /// Its place in the topic: 1, 2, 3 ….
-    pub offset: u64,
+    /// Its place in the topic.
+    pub position: Position,
 }
 
-/// What the owner knows of a topic; all zero for one that nobody has used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the owner knows of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicStatus {
     /// Subscribers on all cores.
     pub subscribers: u64,
     /// Messages that are kept for those who come later.
     pub messages: u64,
-    /// Place of the last message; 0 before the first.
-    pub offset: u64,
+    /// Place of the last message; offset 0 before the first.
+    pub position: Position,
 }
 
 /// The shards cannot take more: a receiver's ring and its overflow are full.

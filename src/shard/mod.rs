@@ -21,11 +21,13 @@
 
 mod batch;
 mod callbacks;
+mod catch_up;
 mod connection;
 mod deadlines;
 mod driver;
 mod ending;
 mod fanout;
+mod history;
 mod keepalive;
 pub mod listener;
 pub mod mesh;
@@ -62,6 +64,7 @@ use crate::routes::Routes;
 use crate::topic::TopicName;
 use crate::ws::{Inflater, Limits};
 use batch::Batch;
+use catch_up::CatchUps;
 use deadlines::Deadlines;
 use keepalive::Wheel;
 use mesh::Mesh;
@@ -74,6 +77,7 @@ use topics::{LocalTopics, OwnedTopics};
 use upkeep::Drain;
 
 pub use driver::{Handle, spawn};
+pub use history::HistoryLimits;
 
 /// Longest time between two ticks: the bound on any sleep, and so on what a lost wake-up could cost.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -118,6 +122,10 @@ pub struct Settings {
     pub compression: bool,
     /// Smallest payload that is compressed, in bytes.
     pub compression_min_bytes: usize,
+    /// What this shard keeps of the topics that it owns.
+    pub history: HistoryLimits,
+    /// Epoch of the topics at first.
+    pub epoch: u64,
     /// How to wait.
     pub waiting: Waiting,
 }
@@ -137,6 +145,7 @@ struct Shard {
     slab: Slab,
     local: LocalTopics,
     owned: OwnedTopics,
+    catch_ups: CatchUps,
     mesh: Mesh,
     routes: Routes,
     context: Rc<Context>,
@@ -241,7 +250,8 @@ impl Shard {
             completions: Completions::default(),
             slab: Slab::new(shard as u16),
             local: LocalTopics::default(),
-            owned: OwnedTopics::default(),
+            owned: OwnedTopics::new(settings.epoch, settings.history),
+            catch_ups: CatchUps::default(),
             mesh,
             routes,
             context,

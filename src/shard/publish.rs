@@ -12,6 +12,7 @@ use super::stats::DropReason;
 use super::topics::{Audience, Report};
 use super::upkeep::Drain;
 use crate::component::{CloseCause, CloseReason, Origin, SiblingMessage};
+use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::topic::TopicName;
@@ -23,28 +24,9 @@ impl Shard {
     // ---- subscriptions ----
 
     pub(super) fn subscribe(&mut self, id: ConnectionId, topic: &TopicName) {
-        let open = self.slab.find(id).is_some_and(|slot| slot.state == super::slab::State::Open);
-        if !open {
-            return;
-        }
-        let owner = topic.owner(self.mesh.shards());
-        let owned_here = owner == self.mesh.shard();
-        let number = self.local.enter(topic, owner, owned_here);
-        if !self.local.add(number, &mut self.slab, id.slot) {
-            return;
-        }
-        self.stats.subscriptions.add(1);
+        let Some(number) = self.enter_topic(id, topic, false) else { return };
         let entry = self.local.get_mut(number);
-        if owned_here {
-            let audience = entry.audience();
-            self.owned.set_subscribers(topic, audience, self.now_nanos);
-        } else if !entry.joined {
-            if entry.subscribers.len() == 1 {
-                // At once, and so ahead of what this very connection may publish in the same pass.
-                let (topic, shard, stay) = (topic.clone(), self.mesh.shard() as u16, entry.stay);
-                let (count, encodings) = (1, entry.encodings());
-                self.mesh.send(owner, ToShard::Subscribers { topic, shard, count, encodings, stay });
-            }
+        if !entry.joined {
             // A connection that is just opening is told so only when the owner has confirmed.
             if let Some(outbound) = self.slab[id.slot].outbound.as_mut().filter(|outbound| outbound.holds > 0)
             {
@@ -54,11 +36,41 @@ impl Shard {
         }
     }
 
+    /// Counts a connection among a topic's subscribers, and lists it unless it is to catch up first. The topic's number;
+    /// `None` if it is a subscriber already, or not open.
+    pub(super) fn enter_topic(
+        &mut self,
+        id: ConnectionId,
+        topic: &TopicName,
+        catching_up: bool,
+    ) -> Option<u32> {
+        self.slab.find(id).filter(|slot| slot.state == super::slab::State::Open)?;
+        let owner = topic.owner(self.mesh.shards());
+        let owned_here = owner == self.mesh.shard();
+        let number = self.local.enter(topic, owner, owned_here);
+        if !self.local.add(number, &mut self.slab, id.slot, catching_up) {
+            return None;
+        }
+        self.stats.subscriptions.add(1);
+        let entry = self.local.get_mut(number);
+        if owned_here {
+            let audience = entry.audience();
+            self.owned.set_subscribers(topic, audience, self.now_nanos);
+        } else if catching_up || (!entry.joined && entry.count() == 1) {
+            // At once, and so ahead of what this very connection may publish or ask for in the same pass.
+            let (topic, shard, stay) = (topic.clone(), self.mesh.shard() as u16, entry.stay);
+            let (count, encodings) = (entry.count(), entry.encodings());
+            self.mesh.send(owner, ToShard::Subscribers { topic, shard, count, encodings, stay });
+        }
+        Some(number)
+    }
+
     pub(super) fn unsubscribe(&mut self, index: u32, number: u32) {
         if !self.local.remove(number, &mut self.slab, index) {
             return;
         }
         self.stats.subscriptions.subtract(1);
+        self.forget_catch_up(index, number);
         let id = self.slab.id(index);
         let entry = self.local.get_mut(number);
         if let Some(place) = entry.waiting.iter().position(|&waiting| waiting == id) {
@@ -117,11 +129,12 @@ impl Shard {
             return self.refuse(publisher, topic);
         }
         owned.offset += 1;
-        let receipt = Receipt { subscribers: owned.subscribers(), offset: owned.offset };
+        let receipt = Receipt { subscribers: owned.subscribers(), position: owned.position() };
         let encodings = owned.encodings();
         if !encodings.is_empty() {
             self.context.with_compressors(|compressors| frame.compress(encodings, compressors));
         }
+        frame.set_place(receipt.position, encodings.contains(Encoding::WITH_ID));
         frame.expect_flushes(owned.shards.len());
         let mut deliver_here = false;
         for &Audience { shard, .. } in &owned.shards {
@@ -131,6 +144,9 @@ impl Shard {
                 let message = ToShard::Deliver { topic: topic.clone(), frame: frame.clone() };
                 self.mesh.send(shard, message);
             }
+        }
+        if self.settings.history.messages > 0 {
+            self.owned.keep(&topic, &frame, self.now_nanos);
         }
         if deliver_here {
             self.deliver(&topic, frame);
@@ -205,11 +221,11 @@ impl Shard {
 
     /// The owner's part of a look at a topic: it leaves no trace, or looks alone could fill the memory.
     fn inspect_topic(&mut self, topic: &TopicName, request: u64) {
-        let status = self.owned.find(topic).map_or_else(TopicStatus::default, |owned| TopicStatus {
+        let unused = TopicStatus { subscribers: 0, messages: 0, position: self.owned.beginning() };
+        let status = self.owned.find(topic).map_or(unused, |owned| TopicStatus {
             subscribers: owned.subscribers(),
-            // None outlives its delivery.
-            messages: 0,
-            offset: owned.offset,
+            messages: owned.history.len() as u64,
+            position: owned.position(),
         });
         self.mesh.send_to_control(ToControl::Inspected { request, status });
     }
@@ -224,6 +240,7 @@ impl Shard {
         let mut outcome = Err(Overloaded);
         if shards.iter().all(|&shard| self.mesh.has_room(shard)) {
             outcome = Ok(());
+            self.owned.clear_history(topic);
             for shard in shards {
                 if shard == self.mesh.shard() {
                     self.close_subscribers(topic);
@@ -244,7 +261,8 @@ impl Shard {
         // What was published before the deletion goes ahead of the close frames.
         self.fan_out();
         // A copy, because closing a connection takes it off the list.
-        let subscribers = self.local.get_mut(number).subscribers.clone();
+        let entry = self.local.get_mut(number);
+        let subscribers = [&entry.subscribers[..], &entry.catching_up].concat();
         for index in subscribers {
             let text = "topic deleted".to_owned();
             self.begin_close(index, CloseReason { code: 1000, text, cause: CloseCause::TopicDeleted });
@@ -291,6 +309,8 @@ impl Shard {
                 }
             }
             ToShard::Joined { topic, stay } => self.on_joined(&topic, stay),
+            ToShard::Replay(request) => self.replay(request),
+            ToShard::Replayed(replayed) => self.on_replayed(*replayed),
             ToShard::Refused { publisher, topic } => self.on_refused(publisher, &topic),
             ToShard::Sibling { route, from, value } => {
                 let message = SiblingMessage::new(usize::from(from), value.0);

@@ -105,8 +105,10 @@ pub(super) struct Slot {
     /// Batch that holds an unsubmitted send of this connection, if it is the current one.
     pub(super) staged_in: u32,
     pub(super) state: State,
-    /// How its messages are encoded.
+    /// How its messages are compressed.
     pub(super) encoding: Encoding,
+    /// Messages of topics go to it with their ids.
+    pub(super) with_ids: bool,
     /// Index of the route that took the request.
     pub(super) route: u8,
     pub(super) watching_readable: bool,
@@ -140,6 +142,7 @@ impl Slot {
             staged_in: u32::MAX,
             state: State::Free,
             encoding: Encoding::PLAIN,
+            with_ids: false,
             route: 0,
             watching_readable: false,
             watching_writable: false,
@@ -154,6 +157,11 @@ impl Slot {
             outbound: None,
             subscriptions: Subscriptions::None,
         }
+    }
+
+    /// The form in which messages of topics go to it.
+    pub(super) fn form(&self) -> Encoding {
+        if self.with_ids { Encoding::WITH_ID } else { self.encoding }
     }
 
     /// The socket, as long as there is one.

@@ -133,6 +133,14 @@ pub struct ShardStats {
     pub ring_full: Box<[Cell]>,
     /// Nanoseconds by which passes were later than their tick asked for.
     pub loop_stall_nanos: Cell,
+    /// Messages kept in history now.
+    pub history_messages: Cell,
+    /// Bytes of those messages in memory.
+    pub history_bytes: Cell,
+    /// Messages let go before their time because of the bound on bytes.
+    pub history_evicted: Cell,
+    /// Subscriptions that were to begin in the past: those that could not, those that could.
+    pub resumes: [Cell; 2],
     /// Messages compressed: one for each publish and window size in use, however many subscribers there are.
     pub compressions: Cell,
     /// Panics caught in callbacks of components and in their tasks.
@@ -169,6 +177,10 @@ impl ShardStats {
             send_queue_bytes: Cell::default(),
             ring_full: (0..shards).map(|_| Cell::default()).collect(),
             loop_stall_nanos: Cell::default(),
+            history_messages: Cell::default(),
+            history_bytes: Cell::default(),
+            history_evicted: Cell::default(),
+            resumes: Default::default(),
             compressions: Cell::default(),
             callback_panics: Cell::default(),
             callback_errors: Cell::default(),

@@ -6,16 +6,19 @@
 //!    so all subscribers see one order.
 //! 2. A shard reports its number of subscribers to the owner whenever it changes; from the owner's answer to
 //!    the first report on, every message reaches the shard.
-//! 3. A subscriber stands in a topic's list at the position that its slot remembers; a removal moves the last
+//! 3. A subscriber that is catching up counts as one, but is in no list yet: messages reach it by the owner's answers.
+//! 4. A subscriber stands in a topic's list at the position that its slot remembers; a removal moves the last
 //!    one into the gap and tells its slot.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::history::{History, HistoryLimits, Keeper};
 use super::slab::{Slab, Slot, Subscription};
 use crate::compression::{Encoding, Encodings};
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
+use crate::position::Position;
 use crate::topic::TopicName;
 
 /// How long the owner remembers the offset of a topic that nobody subscribes to, in nanoseconds.
@@ -23,6 +26,9 @@ pub(super) const IDLE_TOPIC_NANOS: u64 = 300_000_000_000;
 
 /// Topics without subscribers that an owner remembers; beyond it the one longest idle is forgotten.
 pub(super) const IDLE_TOPICS: usize = 100_000;
+
+/// The position of a subscriber that is catching up.
+pub(super) const CATCHING_UP: u32 = u32::MAX;
 
 /// A topic with subscribers on this shard.
 #[derive(Debug)]
@@ -32,7 +38,9 @@ pub(super) struct LocalTopic {
     pub(super) owner: usize,
     /// Slots of the subscribers.
     pub(super) subscribers: Vec<u32>,
-    /// How many of them use each encoding.
+    /// Slots of those that are to be subscribers once they have what came before.
+    pub(super) catching_up: Vec<u32>,
+    /// How many of both use each encoding.
     encodings: [u32; Encoding::COUNT],
     /// Whether the owner has confirmed that messages reach this shard.
     pub(super) joined: bool,
@@ -46,15 +54,19 @@ pub(super) struct LocalTopic {
 }
 
 impl LocalTopic {
-    /// Compressed encodings that its subscribers use.
+    /// Encodings other than plain that its subscribers use.
     pub(super) fn encodings(&self) -> Encodings {
         Encodings::counted(&self.encodings)
     }
 
+    /// Subscribers, those that are catching up included.
+    pub(super) fn count(&self) -> u32 {
+        (self.subscribers.len() + self.catching_up.len()) as u32
+    }
+
     /// What the owner knows of this shard, when the owner is this shard itself.
     pub(super) fn audience(&self) -> Audience {
-        let count = self.subscribers.len() as u32;
-        Audience { shard: self.owner, count, encodings: self.encodings() }
+        Audience { shard: self.owner, count: self.count(), encodings: self.encodings() }
     }
 }
 
@@ -109,6 +121,7 @@ impl LocalTopics {
             stay: self.stays,
             owner,
             subscribers: Vec::new(),
+            catching_up: Vec::new(),
             encodings: [0; Encoding::COUNT],
             joined,
             waiting: Vec::new(),
@@ -124,18 +137,36 @@ impl LocalTopics {
         topic
     }
 
-    /// Adds a subscriber; false if it is one already.
-    pub(super) fn add(&mut self, topic: u32, slab: &mut Slab, slot: u32) -> bool {
-        let Slot { subscriptions, encoding, .. } = &mut slab[slot];
+    /// Adds a subscriber, or one that is to catch up first; false if it is one already.
+    pub(super) fn add(&mut self, topic: u32, slab: &mut Slab, slot: u32, catching_up: bool) -> bool {
+        let encoding = slab[slot].form();
+        let Slot { subscriptions, .. } = &mut slab[slot];
         if subscriptions.as_slice().iter().any(|subscription| subscription.topic == topic) {
             return false;
         }
         let entry = self.topics[topic as usize].as_mut().expect("a number in use names a topic");
-        subscriptions.push(Subscription { topic, position: entry.subscribers.len() as u32 });
-        entry.subscribers.push(slot);
+        if catching_up {
+            subscriptions.push(Subscription { topic, position: CATCHING_UP });
+            entry.catching_up.push(slot);
+        } else {
+            subscriptions.push(Subscription { topic, position: entry.subscribers.len() as u32 });
+            entry.subscribers.push(slot);
+        }
         entry.encodings[encoding.index()] += 1;
         self.note_change(topic);
         true
+    }
+
+    /// Puts a subscriber that was catching up into the list: it gets whatever is delivered from now on.
+    pub(super) fn go_live(&mut self, topic: u32, slab: &mut Slab, slot: u32) {
+        let entry = self.topics[topic as usize].as_mut().expect("a number in use names a topic");
+        let places = slab[slot].subscriptions.as_mut_slice();
+        let place = places.iter_mut().find(|place| place.topic == topic && place.position == CATCHING_UP);
+        if let Some(place) = place {
+            entry.catching_up.retain(|&other| other != slot);
+            place.position = entry.subscribers.len() as u32;
+            entry.subscribers.push(slot);
+        }
     }
 
     /// Removes a subscriber; false if it is none.
@@ -143,9 +174,14 @@ impl LocalTopics {
         let Some(subscription) = slab[slot].subscriptions.remove(topic) else {
             return false;
         };
-        let encoding = slab[slot].encoding.index();
-        let LocalTopic { subscribers, encodings, .. } = self.get_mut(topic);
+        let encoding = slab[slot].form().index();
+        let LocalTopic { subscribers, catching_up, encodings, .. } = self.get_mut(topic);
         encodings[encoding] -= 1;
+        if subscription.position == CATCHING_UP {
+            catching_up.retain(|&other| other != slot);
+            self.note_change(topic);
+            return true;
+        }
         subscribers.swap_remove(subscription.position as usize);
         if let Some(&moved) = subscribers.get(subscription.position as usize) {
             let places = slab[moved].subscriptions.as_mut_slice();
@@ -195,7 +231,7 @@ impl LocalTopics {
         let entry = self.get_mut(topic);
         entry.changed = false;
         debug_assert!(entry.pending.is_empty());
-        let count = entry.subscribers.len() as u32;
+        let count = entry.count();
         let report = Report {
             name: entry.name.clone(),
             owner: entry.owner,
@@ -203,7 +239,7 @@ impl LocalTopics {
             encodings: entry.encodings(),
             stay: entry.stay,
         };
-        if entry.subscribers.is_empty() {
+        if count == 0 {
             self.topics[topic as usize] = None;
             self.by_name.remove(&report.name);
             self.free.push(topic);
@@ -223,6 +259,10 @@ pub(super) struct Audience {
 /// A topic that this shard orders.
 #[derive(Debug, Default)]
 pub(super) struct OwnedTopic {
+    /// Names the time since the topic was made; offsets count within it.
+    pub(super) epoch: u64,
+    /// Its last messages.
+    pub(super) history: History,
     /// Shards with subscribers.
     pub(super) shards: Vec<Audience>,
     /// Offset of the last message; 0 before the first.
@@ -239,7 +279,12 @@ impl OwnedTopic {
         self.shards.iter().map(|audience| u64::from(audience.count)).sum()
     }
 
-    /// Compressed encodings that they use.
+    /// Place of the last message.
+    pub(super) fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.offset }
+    }
+
+    /// Encodings other than plain that they use.
     pub(super) fn encodings(&self) -> Encodings {
         self.shards.iter().fold(Encodings::default(), |all, audience| all.union(audience.encodings))
     }
@@ -251,9 +296,22 @@ pub(super) struct OwnedTopics {
     topics: HashMap<TopicName, OwnedTopic>,
     /// Topics to be looked at: those that became idle, in that order. Some are in use again.
     idle: VecDeque<(u64, TopicName)>,
+    pub(super) keeper: Keeper,
+    /// Epoch of topics that are made now. It changes when a topic is forgotten, because its offsets begin anew if it
+    /// is used again, and must not be taken for the old ones.
+    epoch: u64,
 }
 
 impl OwnedTopics {
+    pub(super) fn new(epoch: u64, limits: HistoryLimits) -> Self {
+        Self { epoch, keeper: Keeper::new(limits), ..Self::default() }
+    }
+
+    /// Place in a topic that is not remembered.
+    pub(super) fn beginning(&self) -> Position {
+        Position { epoch: self.epoch, offset: 0 }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.topics.len()
     }
@@ -266,12 +324,28 @@ impl OwnedTopics {
     /// The topic; it is made if nobody has used it before.
     pub(super) fn enter(&mut self, name: &TopicName, now_nanos: u64) -> &mut OwnedTopic {
         if !self.topics.contains_key(name) {
-            self.topics.insert(name.clone(), OwnedTopic { queued: true, ..OwnedTopic::default() });
+            let new = OwnedTopic { epoch: self.epoch, queued: true, ..OwnedTopic::default() };
+            self.topics.insert(name.clone(), new);
             self.idle.push_back((now_nanos, name.clone()));
         }
         let topic = self.topics.get_mut(name).expect("just entered");
         topic.used = now_nanos;
         topic
+    }
+
+    /// Keeps a message that has just got its place in a topic.
+    pub(super) fn keep(&mut self, name: &TopicName, frame: &Arc<Frame>, now_nanos: u64) {
+        if let Some(topic) = self.topics.get_mut(name) {
+            self.keeper.keep(name, &mut topic.history, frame, now_nanos);
+            self.keeper.trim(&mut self.topics, now_nanos);
+        }
+    }
+
+    /// Lets go what is kept of a topic.
+    pub(super) fn clear_history(&mut self, name: &TopicName) {
+        if let Some(topic) = self.topics.get_mut(name) {
+            self.keeper.clear(&mut topic.history);
+        }
     }
 
     /// Notes a shard's number of subscribers; true if the shard had none before and has some now.
@@ -298,8 +372,10 @@ impl OwnedTopics {
         }
     }
 
-    /// Forgets topics that have been idle for too long, or are too many.
+    /// Forgets topics that have been idle for too long, or are too many, and messages that are too old. A topic of which
+    /// messages are kept is not idle for too long.
     pub(super) fn expire(&mut self, now_nanos: u64) {
+        self.keeper.trim(&mut self.topics, now_nanos);
         while let Some((since, _)) = self.idle.front() {
             let too_many = self.idle.len() > IDLE_TOPICS;
             if since.saturating_add(IDLE_TOPIC_NANOS) > now_nanos && !too_many {
@@ -312,11 +388,17 @@ impl OwnedTopics {
                 continue;
             }
             // Used in the meantime: it goes to the back of the queue once, however often it was used.
-            if topic.used > since && !too_many {
+            let keep_since = match topic.history.is_empty() {
+                true => topic.used,
+                false => now_nanos,
+            };
+            if keep_since > since && !too_many {
                 topic.queued = true;
-                self.idle.push_back((topic.used, name));
+                self.idle.push_back((keep_since, name));
             } else {
+                self.keeper.clear(&mut topic.history);
                 self.topics.remove(&name);
+                self.epoch = self.epoch.wrapping_add(1);
             }
         }
     }
@@ -358,7 +440,10 @@ mod tests {
             let (slot, topic) = ((seed >> 33) as u32 % 40, numbers[(seed >> 50) as usize % 3]);
             let known = slab[slot].subscriptions.as_slice().iter().any(|place| place.topic == topic);
             if seed >> 60 & 1 == 0 {
-                assert_eq!(topics.add(topic, &mut slab, slot), !known);
+                assert_eq!(topics.add(topic, &mut slab, slot, seed >> 45 & 1 == 0), !known);
+                if seed >> 46 & 1 == 0 {
+                    topics.go_live(topic, &mut slab, slot);
+                }
             } else {
                 assert_eq!(topics.remove(topic, &mut slab, slot), known);
             }
@@ -368,9 +453,9 @@ mod tests {
                     assert!(slab[slot].subscriptions.as_slice().contains(&place));
                 }
             }
-            let listed: usize = numbers.iter().map(|&topic| topics.get_mut(topic).subscribers.len()).sum();
+            let listed: u32 = numbers.iter().map(|&topic| topics.get_mut(topic).count()).sum();
             let held: usize = (0..40).map(|slot| slab[slot].subscriptions.as_slice().len()).sum();
-            assert_eq!(listed, held);
+            assert_eq!(listed as usize, held);
         }
     }
 
@@ -379,8 +464,8 @@ mod tests {
         let mut slab = slab(2);
         let mut topics = LocalTopics::default();
         let topic = topics.enter(&name("a"), 5, false);
-        topics.add(topic, &mut slab, 0);
-        topics.add(topic, &mut slab, 1);
+        topics.add(topic, &mut slab, 0, false);
+        topics.add(topic, &mut slab, 1, true);
         let report = topics.next_changed().unwrap();
         assert_eq!((report.name, report.owner, report.count), (name("a"), 5, 2));
         assert_eq!(topics.next_changed(), None);

@@ -55,6 +55,9 @@ impl Shard {
         self.expire_deadlines();
         self.owned.expire(self.now_nanos);
         self.stats.topics.set(self.owned.len() as u64);
+        self.stats.history_messages.set(self.owned.keeper.messages() as u64);
+        self.stats.history_bytes.set(self.owned.keeper.bytes() as u64);
+        self.stats.history_evicted.set(self.owned.keeper.evicted);
         self.arm_listeners();
         self.drain_due();
     }
