@@ -146,3 +146,48 @@ fn a_page_of_another_origin_is_refused() {
     let seen = browser.run(&format!("return (await open('ws://{}/echo')).socket.readyState;", any.data));
     assert_eq!(seen, 1);
 }
+
+#[test]
+fn the_page_of_the_readme_comes_back_to_where_it_was() {
+    let Some(browser) = Browser::start() else { return };
+    let server = server_for(&browser, &["--history", "10"]);
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```js\nlet last").expect("the README shows how to resume");
+    let (script, _) = rest.split_once("```").expect("the end of the script");
+    let script = format!("let last{script}").replace("ws://localhost:8080", &format!("ws://{}", server.data));
+    assert!(script.contains("setTimeout(connect, 1000"), "{script}");
+    let script = script.replace("setTimeout(connect, 1000", "setTimeout(connect, 1");
+    browser.run(&format!(
+        "window.seen = [];
+         const console = {{ log: line => seen.push(line) }};
+         const WebSocket = class extends window.WebSocket {{
+             constructor(...of) {{ super(...of); window.latest = this; }}
+         }};
+         {script}
+         await new Promise(resolve => latest.addEventListener('open', resolve));"
+    ));
+    server.publish("news", "one");
+    let seen =
+        "while (seen.length < count) await new Promise(resolve => setTimeout(resolve, 5)); return seen;";
+    assert_eq!(browser.run(&format!("const count = 1; {seen}")), json!(["one"]));
+    // What is published while it is away, it gets when it is back.
+    browser.run("latest.close();");
+    server.publish("news", "two");
+    server.publish("news", "three");
+    assert_eq!(browser.run(&format!("const count = 3; {seen}")), json!(["one", "two", "three"]));
+    // What is not kept any more, it is told of.
+    http::once(server.control(), "DELETE", "/pub/news", &[], &[]).expect("an answer").expect(204);
+    server.publish("news", "four");
+    http::once(server.control(), "DELETE", "/pub/news", &[], &[]).expect("an answer").expect(204);
+    support::wait_for("the page to be back", || {
+        (server.get("/pub/news").json()["subscribers"] == 1).then_some(())
+    });
+    server.publish("news", "five");
+    let seen = browser.run(
+        "while (seen.at(-1) !== 'five') await new Promise(resolve => setTimeout(resolve, 5)); return seen;",
+    );
+    let seen: Vec<&str> = seen.as_array().expect("a list").iter().filter_map(|line| line.as_str()).collect();
+    assert_eq!((seen[..3].to_vec(), seen.last()), (vec!["one", "two", "three"], Some(&"five")));
+    // The page may have been back for `four`, or not.
+    assert!(seen.contains(&"four") || seen.contains(&"some messages were lost"), "{seen:?}");
+}
