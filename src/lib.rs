@@ -109,11 +109,14 @@ pub mod frame;
 pub mod preflight;
 #[doc(hidden)]
 pub mod shard;
+#[doc(hidden)]
+pub mod token_bucket;
 
 mod address_rules;
 mod app;
 mod component;
 mod connection_id;
+mod forwarded;
 mod path_pattern;
 mod position;
 mod routes;

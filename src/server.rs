@@ -21,7 +21,7 @@ use crate::preflight::{self, Unfit};
 use crate::routes::Routes;
 use crate::shard::listener::{ListenError, Lock, listen};
 use crate::shard::stats::ShardStats;
-use crate::shard::{self, HistoryLimits, Parts, Settings, Waiting, mesh};
+use crate::shard::{self, HistoryLimits, Parts, ProcessCounts, Settings, Waiting, mesh};
 use crate::ws_server::RouteSpec;
 
 /// Connections to the control port that may wait to be accepted.
@@ -168,6 +168,7 @@ fn launch_here(
         _locks: locks,
     };
     let settings = settings(config, max_connections, server.cpus.len());
+    let process = Arc::new(ProcessCounts::new(max_connections));
     let keep_alive = Duration::from_millis(config.keepalive_millis);
     let routes: Arc<dyn Fn() -> Routes + Send + Sync> = Arc::new(move || {
         let mut made = Routes::default();
@@ -181,7 +182,8 @@ fn launch_here(
             stop.stop_now();
         });
         let (settings, routes, all_stats) = (settings.clone(), routes.clone(), all_stats.clone());
-        let parts = Parts { settings, mesh, listeners, routes, all_stats, on_failure };
+        let process = process.clone();
+        let parts = Parts { settings, mesh, listeners, routes, all_stats, process, on_failure };
         match shard::spawn(server.cpus[number], parts) {
             Ok(shard) => server.shards.push(shard),
             Err(error) => {
@@ -263,8 +265,18 @@ fn listen_control(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 fn settings(config: &Config, max_connections: u64, shards: usize) -> Settings {
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     Settings {
         max_connections,
+        max_connections_per_ip: config
+            .max_connections_per_ip
+            .map(|limit| u16::try_from(limit).unwrap_or(u16::MAX)),
+        accept_rate: config.accept_rate,
+        trusted_proxies: config.trusted_proxies.as_slice().into(),
+        proxy_protocol: config.proxy_protocol == Switch::On,
+        message_rate: config.message_rate,
+        max_subscriptions: count(config.max_subscriptions),
+        max_topics: count(config.max_topics),
         max_message_bytes: config.max_message_bytes,
         max_handshake_bytes: config.max_handshake_bytes,
         handshake_timeout: Duration::from_millis(config.handshake_timeout_millis),

@@ -21,7 +21,7 @@ const AFTER_HELP: &str = "\
 Sizes take B, KiB or MiB; durations take ms, s, m or h, or 0.
 Each setting may also come from the environment (--send-queue is CORECAST_SEND_QUEUE; lists are separated \
 with commas; an empty variable counts as not set) and from the TOML file of --config (--send-queue is the \
-key send-queue; --listen, --allowed-origin and --subprotocol are lists). A flag beats the environment, the \
+key send-queue; --listen, --allowed-origin, --subprotocol and --trusted-proxy are lists). A flag beats the environment, the \
 environment beats the file.";
 
 /// What the process was asked to do.
@@ -155,6 +155,15 @@ impl Config {
         }
         if self.max_connections.is_none() {
             text += "# max-connections: derived from the limit on open files\n";
+        }
+        for (key, limit) in [
+            ("max-connections-per-ip", self.max_connections_per_ip),
+            ("accept-rate", self.accept_rate),
+            ("message-rate", self.message_rate),
+        ] {
+            if limit.is_none() {
+                text += &format!("# {key}: off\n");
+            }
         }
         Ok(text + &settings)
     }
@@ -322,6 +331,8 @@ mod tests {
         const FLAGS: &str = "--listen 127.0.0.1:1 --listen [::1]:2 --control off --cores 1 --oversubscribe \
             --keepalive 0 --echo --client-publish --allowed-origin https://a --allowed-origin https://b \
             --subprotocol x,y --strict-subprotocols false --max-connections 5 --max-message-size 1KiB \
+            --max-connections-per-ip 6 --accept-rate 7 --trusted-proxy 10.0.0.0/8 --trusted-proxy ::1 \
+            --proxy-protocol on --message-rate 8 --max-subscriptions 9 --max-topics 10 \
             --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --slow-consumer latest --publish-token t \
             --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --wait ring \
             --history 7 --history-ttl 2m --history-size 1MiB";
@@ -338,6 +349,10 @@ mod tests {
             oversubscribe: true,
             wait: WaitMode::Ring,
             max_connections: Some(5),
+            max_connections_per_ip: Some(6),
+            accept_rate: Some(7),
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+            proxy_protocol: Switch::On,
             keepalive_millis: 0,
             max_handshake_bytes: 2048,
             handshake_timeout_millis: 3000,
@@ -345,6 +360,9 @@ mod tests {
             subprotocols: vec!["x".into(), "y".into()],
             strict_subprotocols: false,
             max_message_bytes: 1024,
+            message_rate: Some(8),
+            max_subscriptions: 9,
+            max_topics: 10,
             send_queue_bytes: 4096,
             slow_consumer: SlowConsumer::Latest,
             compression: Switch::Off,

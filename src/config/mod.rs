@@ -14,6 +14,7 @@ mod values;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::{ArgAction, Args, ValueEnum};
+use ipnet::IpNet;
 use serde::Serialize;
 
 pub use load::{Action, Invocation, LoadError, load};
@@ -21,8 +22,8 @@ pub use validate::ConfigError;
 pub use values::{ControlAddress, CpuList, PublishToken};
 
 use values::{
-    parse_address, parse_bool, parse_cores, parse_count, parse_duration, parse_number, parse_size,
-    serialize_duration, serialize_size,
+    parse_address, parse_bool, parse_cores, parse_count, parse_duration, parse_network, parse_number,
+    parse_size, serialize_duration, serialize_networks, serialize_size,
 };
 
 /// Most shards that one process can have.
@@ -30,6 +31,18 @@ pub const MAX_SHARDS: usize = 1024;
 
 /// Largest `--max-connections`: a slot's number has 32 bits.
 pub const MAX_CONNECTIONS: u64 = u32::MAX as u64;
+
+/// Largest `--max-connections-per-ip`: the table of addresses counts with 16 bits.
+pub const MAX_CONNECTIONS_PER_IP: u64 = u16::MAX as u64;
+
+/// Largest `--accept-rate` and `--message-rate`, per second.
+pub const MAX_RATE: u64 = 1_000_000_000;
+
+/// Largest `--max-subscriptions`: a connection's subscriptions are searched one by one.
+pub const MAX_SUBSCRIPTIONS: u64 = 4096;
+
+/// Largest `--max-topics`.
+pub const MAX_TOPICS: u64 = u32::MAX as u64;
 
 /// Largest `--max-message-size` and `--send-queue`, in bytes.
 pub const MAX_QUEUE_BYTES: usize = 256 * 1024 * 1024;
@@ -120,6 +133,28 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u64>,
 
+    /// Connections from one address, whatever their state; of IPv6 from one /64. Over it: 503 with Retry-After.
+    /// Default: off
+    #[arg(help_heading = "Connections", long, value_name = "N", value_parser = parse_count)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_ip: Option<u64>,
+
+    /// New connections of the whole process in a second. Over it: 503 with Retry-After. Default: off
+    #[arg(help_heading = "Connections", long, value_name = "N", value_parser = parse_count)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_rate: Option<u64>,
+
+    /// Address or network (CIDR) of proxies that are believed what they say of a client's address: in
+    /// X-Forwarded-For, and with --proxy-protocol on. Repeat it, or separate with commas, for more
+    #[arg(help_heading = "Connections", long = "trusted-proxy",
+        value_name = "CIDR", value_delimiter = ',', value_parser = parse_network)]
+    #[serde(rename = "trusted-proxy", serialize_with = "serialize_networks")]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Connections of a --trusted-proxy begin with a header of the PROXY protocol, version 1 or 2, or are closed
+    #[arg(help_heading = "Connections", long, value_enum, value_name = "on|off")]
+    pub proxy_protocol: Switch,
+
     /// Interval of pings, ms s m h; 0 is off. A peer silent for a whole further interval is dropped
     #[arg(help_heading = "Connections", long = "keepalive",
         value_name = "DUR", value_parser = parse_duration)]
@@ -165,6 +200,20 @@ pub struct Config {
         value_name = "SIZE", value_parser = parse_size)]
     #[serde(rename = "max-message-size", serialize_with = "serialize_size")]
     pub max_message_bytes: usize,
+
+    /// Messages from one connection in a second. Over it: close 1008 "message rate". Default: off
+    #[arg(help_heading = "Messages", long, value_name = "N", value_parser = parse_count)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_rate: Option<u64>,
+
+    /// Topics that one connection may be subscribed to. Over it: 400
+    #[arg(help_heading = "Messages", long, value_name = "N", value_parser = parse_count)]
+    pub max_subscriptions: u64,
+
+    /// Topics of the whole process, each core an equal share of it; one that nobody uses counts for 5 minutes.
+    /// A new one over it: 503 to a subscriber, 429 to a publisher
+    #[arg(help_heading = "Messages", long, value_name = "N", value_parser = parse_count)]
+    pub max_topics: u64,
 
     /// Bytes that may wait for one connection that reads too slowly, B KiB MiB. Over it: see --slow-consumer
     #[arg(help_heading = "Messages", long = "send-queue", value_name = "SIZE", value_parser = parse_size)]
@@ -244,6 +293,10 @@ impl Default for Config {
             oversubscribe: false,
             wait: WaitMode::Auto,
             max_connections: None,
+            max_connections_per_ip: None,
+            accept_rate: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: Switch::Off,
             keepalive_millis: 30_000,
             max_handshake_bytes: 8 * 1024,
             handshake_timeout_millis: 10_000,
@@ -251,6 +304,9 @@ impl Default for Config {
             subprotocols: Vec::new(),
             strict_subprotocols: true,
             max_message_bytes: 64 * 1024,
+            message_rate: None,
+            max_subscriptions: 128,
+            max_topics: 1_000_000,
             send_queue_bytes: 1024 * 1024,
             slow_consumer: SlowConsumer::Close,
             compression: Switch::On,

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use super::values::{format_duration, format_size};
 use super::{
     Config, HANDSHAKE_BYTES, HANDSHAKE_TIMEOUT_MILLIS, HISTORY_BYTES, HISTORY_TTL_MILLIS, KEEPALIVE_MILLIS,
-    MAX_CONNECTIONS, MAX_DRAIN_WINDOW_MILLIS, MAX_HISTORY, MAX_QUEUE_BYTES,
+    MAX_CONNECTIONS, MAX_CONNECTIONS_PER_IP, MAX_DRAIN_WINDOW_MILLIS, MAX_HISTORY, MAX_QUEUE_BYTES, MAX_RATE,
+    MAX_SUBSCRIPTIONS, MAX_TOPICS, Switch,
 };
 
 /// A setting that cannot be. Names the flag, the value and what is accepted.
@@ -35,6 +36,8 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_addresses()?;
         self.validate_limits()?;
+        self.validate_counts()?;
+        self.validate_proxies()?;
         self.validate_origins()?;
         self.validate_subprotocols()?;
         self.validate_token()?;
@@ -88,10 +91,30 @@ impl Config {
         if self.keepalive_millis != 0 {
             duration_between("keepalive", self.keepalive_millis, KEEPALIVE_MILLIS)?;
         }
-        match self.max_connections {
-            Some(limit) if !(1..=MAX_CONNECTIONS).contains(&limit) => {
-                let accepted = format!("expected 1 to {MAX_CONNECTIONS}");
-                Err(ConfigError::new("max-connections", limit, accepted))
+        Ok(())
+    }
+
+    fn validate_counts(&self) -> Result<(), ConfigError> {
+        for (flag, value, most) in [
+            ("max-connections", self.max_connections, MAX_CONNECTIONS),
+            ("max-connections-per-ip", self.max_connections_per_ip, MAX_CONNECTIONS_PER_IP),
+            ("accept-rate", self.accept_rate, MAX_RATE),
+            ("message-rate", self.message_rate, MAX_RATE),
+            ("max-subscriptions", Some(self.max_subscriptions), MAX_SUBSCRIPTIONS),
+            ("max-topics", Some(self.max_topics), MAX_TOPICS),
+        ] {
+            if let Some(value) = value.filter(|value| !(1..=most).contains(value)) {
+                return Err(ConfigError::new(flag, value, format!("expected 1 to {most}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_proxies(&self) -> Result<(), ConfigError> {
+        match self.proxy_protocol {
+            Switch::On if self.trusted_proxies.is_empty() => {
+                let reason = "needs --trusted-proxy, else there is nobody whose header would be believed";
+                Err(ConfigError::new("proxy-protocol", "on", reason))
             }
             _ => Ok(()),
         }
@@ -203,6 +226,12 @@ mod tests {
         assert!(refused(|c| c.send_queue_bytes = 1).contains("'--send-queue'"));
         assert!(refused(|c| c.drain_window_millis = u64::MAX).contains("'--drain-window'"));
         assert!(refused(|c| c.max_connections = Some(0)).contains("'--max-connections'"));
+        assert!(refused(|c| c.max_connections_per_ip = Some(65_536)).contains("expected 1 to 65535"));
+        assert!(refused(|c| c.accept_rate = Some(0)).contains("'0' for '--accept-rate': expected 1 to"));
+        assert!(refused(|c| c.message_rate = Some(u64::MAX)).contains("'--message-rate'"));
+        assert!(refused(|c| c.max_subscriptions = 4097).contains("expected 1 to 4096"));
+        assert!(refused(|c| c.max_topics = 0).contains("'--max-topics'"));
+        assert!(refused(|c| c.proxy_protocol = Switch::On).contains("needs --trusted-proxy"));
         let off = Config { keepalive_millis: 0, drain_window_millis: 0, ..Config::default() };
         assert_eq!(off.validate(), Ok(()));
     }

@@ -4,9 +4,10 @@
 //! accepts. Flags, environment and file all come through here.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 /// What a size may look like.
@@ -17,6 +18,9 @@ const DURATION_FORM: &str = "expected a whole number with ms, s, m or h, such as
 
 /// What a socket address may look like.
 const ADDRESS_FORM: &str = "expected IP:PORT, such as 127.0.0.1:8080 or [::1]:8080";
+
+/// What a network may look like.
+const NETWORK_FORM: &str = "expected an address such as 192.0.2.1, or a network such as 192.0.2.0/24";
 
 /// What a list of CPUs may look like.
 const CPUS_FORM: &str = "expected CPU numbers and ranges, such as 0-3,8";
@@ -84,6 +88,13 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| ADDRESS_FORM.to_owned())
 }
 
+/// Reads a network in CIDR notation; an address is the network of itself.
+pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map(|network| network.trunc()).map_err(|_| NETWORK_FORM.to_owned())
+}
+
 /// Reads a switch.
 pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
     match text.trim() {
@@ -114,6 +125,14 @@ pub(super) fn parse_cores(text: &str) -> Result<usize, String> {
 /// Serializes a size as [`format_size`] writes it.
 pub(super) fn serialize_size<S: Serializer>(bytes: &usize, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_size(*bytes))
+}
+
+/// Serializes networks as [`parse_network`] reads them.
+pub(super) fn serialize_networks<S: Serializer>(
+    networks: &[IpNet],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(networks.iter().map(ToString::to_string))
 }
 
 /// Serializes a duration as [`format_duration`] writes it.
@@ -300,6 +319,23 @@ mod tests {
         assert_eq!("off".parse(), Ok(ControlAddress::Off));
         assert_eq!("[::1]:1".parse::<ControlAddress>().unwrap().address().unwrap().port(), 1);
         assert_eq!("no".parse::<ControlAddress>(), Err(format!("{ADDRESS_FORM}, or off")));
+    }
+
+    #[test]
+    fn networks_are_cidr_or_one_address() {
+        for (text, written) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("192.0.2.1", "192.0.2.1/32"),
+            (" 2001:db8::1/32 ", "2001:db8::/32"),
+            ("::1", "::1/128"),
+        ] {
+            let network = parse_network(text).unwrap();
+            assert_eq!(network.to_string(), written);
+            assert_eq!(parse_network(written), Ok(network));
+        }
+        for text in ["", "10.0.0.0/33", "proxy.example", "10.0.0", "::/129", "1.2.3.4:80"] {
+            assert_eq!(parse_network(text), Err(NETWORK_FORM.to_owned()), "{text}");
+        }
     }
 
     #[test]

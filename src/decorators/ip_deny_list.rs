@@ -7,8 +7,9 @@ use crate::component::Component;
 /// Ratchet's `IpBlackList`.
 ///
 /// Where every route of a server has such a list, a refused address is cut as soon as it is accepted, before it
-/// costs anything; where only some have, its request for one of those is answered with 403. Both are counted in
-/// `handshakes_rejected_total{reason="address"}`. Connections that are open stay.
+/// costs anything; one behind a trusted proxy is as soon as the PROXY header is here. Where only some routes have, or
+/// the proxy names the address in `X-Forwarded-For`, its request for one of those is answered with 403. All are
+/// counted in `handshakes_rejected_total{reason="address"}`. Connections that are open stay.
 ///
 /// ```
 /// # use corecast::{AddressRules, App, Component, decorators::IpDenyList};

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::clock;
 use crate::component::{CloseCause, CloseReason, Component, Connection, Message, Outcome};
 use crate::connection_id::ConnectionId;
+use crate::token_bucket::TokenBucket;
 
 /// Closes with 1008 `too many messages` a connection that sends more messages than this; counted in
 /// `rate_limited_connections_total`. Memory is held for connections only once they send.
@@ -15,34 +16,7 @@ pub struct RateLimit<C> {
     inner: C,
     per_second: u32,
     burst: u32,
-    buckets: HashMap<ConnectionId, Bucket>,
-}
-
-/// What a connection has left: messages, in billionths.
-#[derive(Debug)]
-struct Bucket {
-    left_nanos: u64,
-    seen_nanos: u64,
-}
-
-/// One message of a bucket.
-const ONE: u64 = 1_000_000_000;
-
-impl Bucket {
-    /// Takes a message out at a time; false if there is none.
-    fn take(&mut self, now_nanos: u64, per_second: u32, burst: u32) -> bool {
-        let passed = now_nanos.saturating_sub(self.seen_nanos);
-        self.seen_nanos = now_nanos;
-        let filled = self.left_nanos.saturating_add(passed.saturating_mul(per_second.into()));
-        self.left_nanos = filled.min(u64::from(burst) * ONE);
-        match self.left_nanos.checked_sub(ONE) {
-            Some(left) => {
-                self.left_nanos = left;
-                true
-            }
-            None => false,
-        }
-    }
+    buckets: HashMap<ConnectionId, TokenBucket>,
 }
 
 impl<C: Component> RateLimit<C> {
@@ -60,9 +34,10 @@ impl<C: Component> Component for RateLimit<C> {
 
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
         let now_nanos = clock::monotonic_nanos();
-        let full = || Bucket { left_nanos: u64::from(self.burst) * ONE, seen_nanos: now_nanos };
+        let (per_second, burst) = (self.per_second.into(), self.burst.into());
+        let full = || TokenBucket::full(now_nanos, burst);
         let bucket = self.buckets.entry(connection.id()).or_insert_with(full);
-        if bucket.take(now_nanos, self.per_second, self.burst) {
+        if bucket.take(now_nanos, per_second, burst) {
             return self.inner.on_message(connection, message);
         }
         connection.close_for(CloseCause::RateLimit, 1008, "too many messages");
@@ -72,22 +47,5 @@ impl<C: Component> Component for RateLimit<C> {
     fn on_close(&mut self, connection: &Connection, reason: &CloseReason) {
         self.buckets.remove(&connection.id());
         self.inner.on_close(connection, reason);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let mut bucket = Bucket { left_nanos: 3 * ONE, seen_nanos: 0 };
-        let mut taken = |now| bucket.take(now, 10, 3);
-        assert!(taken(0) && taken(0) && taken(0) && !taken(0));
-        assert!(!taken(ONE / 10 - 1), "not quite a tenth of a second");
-        assert!(taken(ONE / 10) && !taken(ONE / 10));
-        assert!(taken(100 * ONE) && taken(100 * ONE) && taken(100 * ONE), "it is full again");
-        assert!(!taken(100 * ONE), "and no more than full");
-        assert!(!taken(0), "a clock that stands still gives nothing");
     }
 }

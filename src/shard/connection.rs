@@ -22,17 +22,16 @@ use std::rc::Rc;
 
 use http::HeaderMap;
 
+use super::Shard;
+use super::admission::{Preface, RETRY_AFTER_SECONDS};
 use super::outbound::Outbound;
 use super::ring::same_generation;
 use super::slab::State;
-use super::{REFUSAL_RESERVE, Shard};
-use crate::component::{CloseCause, CloseReason, Command, SubProtocol};
+use crate::component::{CloseCause, CloseReason, Command, Connection, SubProtocol};
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
+use crate::token_bucket::TokenBucket;
 use crate::ws::{self, Event, Limits, RejectReason, Rejection, Request};
-
-/// What a client refused for the server's own reasons is told to wait, in seconds.
-const RETRY_AFTER_SECONDS: u32 = 5;
 
 impl Shard {
     // ---- accept ----
@@ -76,27 +75,6 @@ impl Shard {
                 _ => {}
             },
         }
-    }
-
-    fn admit(&mut self, socket: TcpStream) {
-        let sockets: u64 = self.all_stats.iter().map(|stats| stats.sockets.get()).sum();
-        if sockets >= self.settings.max_connections + REFUSAL_RESERVE {
-            self.stats.rejected[RejectReason::Capacity.index()].add(1);
-            return;
-        }
-        if self.routes.refuses(|| socket.peer_addr().ok()) {
-            self.stats.rejected[RejectReason::Address.index()].add(1);
-            return;
-        }
-        let index = self.slab.insert(socket);
-        let slot = &mut self.slab[index];
-        slot.over_limit = sockets >= self.settings.max_connections;
-        slot.watching_readable = true;
-        if let Some(socket) = slot.descriptor() {
-            self.ring.watch_readable(index, slot.generation, socket);
-        }
-        self.stats.sockets.add(1);
-        self.handshake_deadlines.start(self.slab.id(index), self.now_nanos);
     }
 
     // ---- bytes in ----
@@ -167,22 +145,31 @@ impl Shard {
 
     fn on_request_bytes(&mut self, index: u32, bytes: &mut [u8]) {
         let Some(mut earlier) = self.partial_requests.remove(&index) else {
-            if !self.take_request(index, bytes, 0) {
-                self.partial_requests.insert(index, bytes.to_vec());
+            if let Some(from) = self.take_request(index, bytes, 0) {
+                self.partial_requests.insert(index, bytes[from..].to_vec());
             }
             return;
         };
         let seen = earlier.len();
         earlier.extend_from_slice(bytes);
-        if !self.take_request(index, &mut earlier, seen) {
+        if let Some(from) = self.take_request(index, &mut earlier, seen) {
+            earlier.drain(..from);
             self.partial_requests.insert(index, earlier);
         }
     }
 
-    /// Handles a request once it is complete; false while it is not. The first `seen` bytes were not enough.
-    fn take_request(&mut self, index: u32, bytes: &mut [u8], seen: usize) -> bool {
+    /// Handles a request once it is complete; while it is not, says where it begins. The first `seen` bytes were not
+    /// enough.
+    fn take_request(&mut self, index: u32, bytes: &mut [u8], seen: usize) -> Option<usize> {
+        let from = match self.take_preface(index, bytes) {
+            Preface::Incomplete => return Some(0),
+            Preface::Refused => return None,
+            Preface::Over(length) => length,
+        };
+        let bytes = &mut bytes[from..];
+        let seen = if from == 0 { seen } else { 0 };
         match ws::handshake::parse_more(bytes, seen, self.settings.max_handshake_bytes) {
-            Ok(None) => return false,
+            Ok(None) => return Some(from),
             Ok(Some((request, length))) => {
                 self.on_request(index, request);
                 // Frames may follow in the same packet, but mean something only if the upgrade was accepted.
@@ -192,7 +179,7 @@ impl Shard {
             }
             Err(rejection) => self.reject(index, &rejection),
         }
-        true
+        None
     }
 
     fn on_request(&mut self, index: u32, mut request: Request) {
@@ -200,10 +187,13 @@ impl Shard {
             return self
                 .reject(index, &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS));
         }
-        if self.slab[index].over_limit {
-            return self.reject(index, &Rejection::capacity(RETRY_AFTER_SECONDS));
+        if let Some(over) = self.slab[index].over_limit {
+            return self.reject(index, &over.rejection());
         }
-        let peer = self.slab[index].socket.as_ref().and_then(|socket| socket.peer_addr().ok());
+        let peer = match self.client_of(index, &request) {
+            Ok(peer) => peer,
+            Err(rejection) => return self.reject(index, &rejection),
+        };
         let routes = &mut self.routes;
         let accepted = match catch_unwind(AssertUnwindSafe(|| routes.accept(&mut request, peer))) {
             Ok(accepted) => accepted,
@@ -256,10 +246,13 @@ impl Shard {
         let (local, shards, shard) = (&self.local, self.mesh.shards(), self.mesh.shard());
         let with_ids = self.context.any_since(mark, |command| matches!(command, Command::ShowIds { .. }));
         let must_wait = self.context.any_since(mark, |command| match command {
-            Command::Subscribe { topic, .. } => {
-                topic.owner(shards) != shard && (with_ids || !local.is_joined(topic))
+            Command::Subscribe { topic, .. } | Command::SubscribeFrom { topic, .. }
+                if topic.owner(shards) == shard =>
+            {
+                false
             }
-            Command::SubscribeFrom { topic, .. } => topic.owner(shards) != shard,
+            Command::Subscribe { topic, .. } => with_ids || !local.is_joined(topic),
+            Command::SubscribeFrom { .. } => true,
             _ => false,
         });
         if must_wait {
@@ -313,12 +306,28 @@ impl Shard {
         }
     }
 
+    /// Whether a message is within the connection's rate; if not, the connection is closed.
+    fn takes_message(&mut self, id: ConnectionId, route: u8) -> bool {
+        let Some(rate) = self.settings.message_rate else {
+            return true;
+        };
+        let now_nanos = self.now_nanos;
+        let full = || TokenBucket::full(now_nanos, rate);
+        if self.message_rates.entry(id.slot).or_insert_with(full).take(now_nanos, rate, rate) {
+            return true;
+        }
+        // Queued, as what a component asks for: what its earlier messages brought about goes ahead.
+        let connection = Connection::new(id, route, &self.context, None);
+        connection.close_for(CloseCause::RateLimit, 1008, "message rate");
+        false
+    }
+
     /// Handles what the peer did; false when nothing that follows matters.
     fn on_event(&mut self, id: ConnectionId, event: Event<'_>) -> bool {
         let (state, route) = (self.slab[id.slot].state, self.slab[id.slot].route);
         match event {
             Event::Message(message) => {
-                if state == State::Open {
+                if state == State::Open && self.takes_message(id, route) {
                     self.call(id, route, None, |component, connection| {
                         if connection.is_closing() {
                             return Ok(());

@@ -110,6 +110,7 @@ impl Shard {
         let id = self.slab.id(index);
         self.unsubscribe_all(index);
         self.context.begin_closing(id);
+        self.message_rates.remove(&index);
         self.stats.connections.subtract(1);
         self.stats.closed[stats::close_label(reason.code)].add(1);
         let route = self.slab[index].route;
@@ -234,6 +235,7 @@ impl Shard {
             self.flush_batch();
             // A failure of that very send cannot have freed the slot: it is dead, and dead slots are passed by.
         }
+        self.forget_admission(index);
         drop(self.slab.remove(index));
         self.stats.sockets.subtract(1);
         self.arm_listeners();

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `driver` | the pass: completions, messages, commands, fan-out, sleep |
 //! | `connection`, `ending` | a connection's life, from accept to the free slot |
+//! | `admission`, `address_counts` | who may connect, and whose address a connection has |
 //! | `callbacks`, `tasks` | calls into components, and the tasks that they spawn |
 //! | `fanout` | bytes to sockets: staged sends, send queues, broadcasts |
 //! | `publish` | the owner's side of topics, joins, messages from other cores |
@@ -19,6 +20,8 @@
 //! | [`listener`] | the sockets that accept, one per core and address |
 //! | [`stats`] | counters that other threads may read |
 
+mod address_counts;
+mod admission;
 mod batch;
 mod callbacks;
 mod catch_up;
@@ -45,13 +48,14 @@ mod upkeep;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use ipnet::IpNet;
 
 use crate::arena::Arena;
 use crate::clock;
@@ -61,8 +65,10 @@ use crate::config::SlowConsumer;
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::routes::Routes;
+use crate::token_bucket::TokenBucket;
 use crate::topic::TopicName;
 use crate::ws::{Inflater, Limits};
+use address_counts::AddressKey;
 use batch::Batch;
 use catch_up::CatchUps;
 use deadlines::Deadlines;
@@ -76,6 +82,7 @@ use tasks::{ShardExecutor, Tasks};
 use topics::{LocalTopics, OwnedTopics};
 use upkeep::Drain;
 
+pub use admission::ProcessCounts;
 pub use driver::{Handle, spawn};
 pub use history::HistoryLimits;
 
@@ -88,7 +95,8 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 /// How long a connection that has sent its close frame, or its refusal, waits for the peer to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections above the limit that are kept just long enough to be refused with 503; more are cut at once.
+/// Connections above a limit that are kept just long enough to be refused with 503; more are cut at once. Over the
+/// limit of the process they are counted over all shards, else on each.
 pub const REFUSAL_RESERVE: u64 = 32;
 
 /// How a shard with nothing to do waits.
@@ -108,6 +116,20 @@ pub enum Waiting {
 pub struct Settings {
     /// WebSocket connections that the whole process may have.
     pub max_connections: u64,
+    /// Connections that one address may have.
+    pub max_connections_per_ip: Option<u16>,
+    /// New connections that the whole process takes in a second.
+    pub accept_rate: Option<u64>,
+    /// Proxies that are believed what they say of a client's address.
+    pub trusted_proxies: Arc<[IpNet]>,
+    /// Whether connections of those begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Messages that a connection may send in a second.
+    pub message_rate: Option<u64>,
+    /// Topics that a connection may be subscribed to.
+    pub max_subscriptions: usize,
+    /// Topics of the whole process; each shard may own an equal share of them.
+    pub max_topics: usize,
     /// Largest message from a client, in bytes.
     pub max_message_bytes: usize,
     /// Largest request head, in bytes.
@@ -153,6 +175,15 @@ struct Shard {
     stats: Arc<ShardStats>,
     /// Counters of all shards, for limits that concern the process.
     all_stats: Arc<[Arc<ShardStats>]>,
+    process: Arc<ProcessCounts>,
+    /// Connections that wait to be refused for a limit other than that of the process.
+    refusing: u64,
+    /// What connections have been counted as in [`ProcessCounts`], by slot.
+    counted: HashMap<u32, AddressKey>,
+    /// Addresses that proxies told, of connections whose request is not complete, by slot.
+    proxied: HashMap<u32, SocketAddr>,
+    /// How fast connections send that have sent anything, by slot; only where there is a limit.
+    message_rates: HashMap<u32, TokenBucket>,
     listeners: Vec<Listening>,
     receive_buffer: Box<[u8]>,
     /// Made when the first client that negotiated compression sends something.
@@ -209,6 +240,8 @@ pub struct Parts {
     pub(crate) routes: Arc<dyn Fn() -> Routes + Send + Sync>,
     /// Counters of all shards.
     pub all_stats: Arc<[Arc<ShardStats>]>,
+    /// What all shards count together.
+    pub process: Arc<ProcessCounts>,
     /// Called on the shard's thread when it fails.
     pub on_failure: Arc<dyn Fn() + Send + Sync>,
 }
@@ -228,7 +261,7 @@ const MAX_FANOUT_MICROS: u64 = 60_000_000;
 impl Shard {
     /// Makes the shard on its own thread.
     fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { settings, mesh, listeners, routes, all_stats, on_failure: _ } = parts;
+        let Parts { settings, mesh, listeners, routes, all_stats, process, on_failure: _ } = parts;
         let shard = mesh.shard();
         let now_nanos = clock::monotonic_nanos();
         let fanout_micros = Histogram::new_with_bounds(1, MAX_FANOUT_MICROS, 2).map_err(io::Error::other)?;
@@ -258,6 +291,11 @@ impl Shard {
             tasks,
             stats: all_stats[shard].clone(),
             all_stats,
+            process,
+            refusing: 0,
+            counted: HashMap::new(),
+            proxied: HashMap::new(),
+            message_rates: HashMap::new(),
             listeners: listeners.collect(),
             receive_buffer: vec![0; RECEIVE_BYTES].into(),
             inflater: None,

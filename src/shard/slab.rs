@@ -31,6 +31,17 @@ pub(super) enum State {
     Dead,
 }
 
+/// The limit that a connection was accepted beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OverLimit {
+    /// Connections of the process.
+    Process,
+    /// Connections of one address.
+    Address,
+    /// New connections in a second.
+    Rate,
+}
+
 /// Subscriptions of a connection: where it stands in the list of each topic.
 #[derive(Debug, Default)]
 pub(super) enum Subscriptions {
@@ -119,8 +130,10 @@ pub(super) struct Slot {
     pub(super) heard: bool,
     /// A ping is unanswered.
     pub(super) pinged: bool,
-    /// Accepted beyond the limit on connections: its request is answered with 503.
-    pub(super) over_limit: bool,
+    /// Accepted beyond a limit: its request is answered with 503.
+    pub(super) over_limit: Option<OverLimit>,
+    /// Of a trusted proxy, which has yet to say for whom it connects.
+    pub(super) awaits_proxy_header: bool,
     /// The last word is queued: nothing may follow it.
     pub(super) sealed: bool,
     /// The write side has been shut down.
@@ -149,7 +162,8 @@ impl Slot {
             excluded: false,
             heard: false,
             pinged: false,
-            over_limit: false,
+            over_limit: None,
+            awaits_proxy_header: false,
             sealed: false,
             write_ended: false,
             peer_ended: false,

@@ -1,7 +1,7 @@
 //! A blocking WebSocket client that can be correct, wrong, slow or rude on purpose.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -76,6 +76,15 @@ impl Upgrade {
         Ok((response, client))
     }
 
+    /// The same from another address of this machine.
+    pub fn send_from(&self, source: &str, address: SocketAddr) -> io::Result<(Response, Client)> {
+        let source = source.parse().expect("an IP address");
+        let mut client = Client::open_socket_from(source, address)?;
+        client.send_raw(&self.bytes())?;
+        let response = client.read_response()?;
+        Ok((response, client))
+    }
+
     /// Sends it and insists on an answer other than 101.
     #[track_caller]
     pub fn refused(&self, address: SocketAddr) -> Response {
@@ -131,6 +140,14 @@ impl Client {
     /// A TCP connection without a word said.
     pub fn open_socket(address: SocketAddr) -> io::Result<Client> {
         Client::over(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// A TCP connection from an address of this machine's choice among its own: all of 127.0.0.0/8 are.
+    pub fn open_socket_from(source: IpAddr, address: SocketAddr) -> io::Result<Client> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        Client::over(socket.into())
     }
 
     /// A client that lets the server queue hardly anything in the kernel: small receive buffer, small segments.

@@ -38,6 +38,14 @@ pub enum RejectReason {
     Capacity,
     /// This address has all the connections it may have.
     PerIp,
+    /// The process has taken all the new connections that it takes in a second.
+    AcceptRate,
+    /// A trusted proxy's connection did not begin with a header of the PROXY protocol.
+    ProxyHeader,
+    /// More topics than one connection may subscribe to.
+    Subscriptions,
+    /// A new topic, where the server has all the topics that it may have.
+    Topics,
     /// The process is out of file descriptors.
     Descriptors,
     /// The server is draining or not ready.
@@ -54,7 +62,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// Every reason, in the order of [`index`](Self::index).
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::BadRequest,
         Self::Method,
         Self::NotFound,
@@ -69,6 +77,10 @@ impl RejectReason {
         Self::TooLarge,
         Self::Capacity,
         Self::PerIp,
+        Self::AcceptRate,
+        Self::ProxyHeader,
+        Self::Subscriptions,
+        Self::Topics,
         Self::Descriptors,
         Self::Unavailable,
         Self::Timeout,
@@ -99,6 +111,10 @@ impl RejectReason {
             Self::TooLarge => "too_large",
             Self::Capacity => "capacity",
             Self::PerIp => "per_ip",
+            Self::AcceptRate => "accept_rate",
+            Self::ProxyHeader => "proxy_header",
+            Self::Subscriptions => "subscriptions",
+            Self::Topics => "topics",
             Self::Descriptors => "descriptors",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
@@ -111,7 +127,9 @@ impl RejectReason {
     /// The HTTP status that answers it.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest | Self::Subprotocol | Self::Topic => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::Subprotocol | Self::Topic | Self::ProxyHeader | Self::Subscriptions => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Origin | Self::Forbidden | Self::Address | Self::Component => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -120,9 +138,12 @@ impl RejectReason {
             Self::UpgradeRequired | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Capacity | Self::PerIp | Self::Descriptors | Self::Unavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Capacity
+            | Self::PerIp
+            | Self::AcceptRate
+            | Self::Topics
+            | Self::Descriptors
+            | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::HttpVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         }
     }
@@ -227,6 +248,21 @@ impl Rejection {
     /// 503: this address has all the connections it may have.
     pub fn per_ip(retry_after_seconds: u32) -> Self {
         Self::retry(RejectReason::PerIp, "too many connections from this address", retry_after_seconds)
+    }
+
+    /// 503: the server has taken all the new connections that it takes in a second.
+    pub fn accept_rate(retry_after_seconds: u32) -> Self {
+        Self::retry(RejectReason::AcceptRate, "too many new connections", retry_after_seconds)
+    }
+
+    /// 503: a new topic, where the server has all the topics that it may have.
+    pub fn topics(retry_after_seconds: u32) -> Self {
+        Self::retry(RejectReason::Topics, "the server has no room for another topic", retry_after_seconds)
+    }
+
+    /// 400: more topics than one connection may subscribe to.
+    pub fn subscriptions() -> Self {
+        Self::new(RejectReason::Subscriptions, "more topics than one connection may subscribe to")
     }
 
     /// 503: the process is out of file descriptors.
