@@ -68,7 +68,7 @@ pub enum CloseCause {
     KeepAlive,
     /// The client did not read and its send queue was full.
     SlowConsumer,
-    /// The client sent more messages than [`crate::decorators::RateLimit`] lets pass.
+    /// The client sent more messages than `--message-rate` or [`crate::decorators::RateLimit`] let pass.
     RateLimit,
     /// A topic that the client had subscribed to was deleted by the publish API.
     TopicDeleted,
@@ -303,6 +303,10 @@ pub trait Component: 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubProtocol(pub String);
 
-/// Address of a connection's other end, as the extension of its request.
+/// Topics that one connection may be subscribed to, as an extension of every request: `--max-subscriptions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionLimit(pub usize);
+
+/// Address of a connection's other end, or of the client that a trusted proxy names, as the extension of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);

@@ -128,14 +128,14 @@ pub use address_rules::{AddressRules, InvalidNetwork};
 pub use app::{App, Server};
 pub use component::{
     BlockingWork, CloseCause, CloseReason, Component, Connection, ConnectionId, Core, Fault, Message,
-    Outcome, Overloaded, PeerAddress, PreparedMessage, SiblingMessage, SubProtocol,
+    Outcome, Overloaded, PeerAddress, PreparedMessage, SiblingMessage, SubProtocol, SubscriptionLimit,
 };
 pub use config::Config;
 pub use control::{ControlHandle, Summary};
 pub use path_pattern::{InvalidPath, PathParameters};
 pub use position::{InvalidPosition, Notice, Position, Start};
 pub use server::{RunningServer, StartError};
-pub use topic::{MAX_TOPIC_BYTES, MAX_TOPICS_PER_REQUEST, TopicError, TopicName};
+pub use topic::{MAX_TOPIC_BYTES, TopicError, TopicName};
 pub use ws::{CloseCode, MessageKind, Rejection, Request};
 pub use ws_server::{IntoWsServer, WsServer};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use corecast::{
     App, CloseReason, Component, Config, Connection, Message, Outcome, PathParameters, Rejection, Request,
-    SubProtocol, TopicError, TopicName, WsServer,
+    SubProtocol, SubscriptionLimit, TopicError, TopicName, WsServer,
 };
 
 use super::beginnings::Beginnings;
@@ -26,7 +26,10 @@ const ECHO_PATH: &str = "/echo";
 const META_PROTOCOL: &str = "ws+meta.nchan";
 
 fn bad_topic(error: TopicError) -> Rejection {
-    Rejection::topic(error.to_string())
+    match error {
+        TopicError::TooMany => Rejection::subscriptions(),
+        error => Rejection::topic(error.to_string()),
+    }
 }
 
 /// Subscribes to topics as the request wants it.
@@ -58,7 +61,8 @@ impl Subscribe {
     }
 
     fn topics(request: &Request) -> Result<Vec<TopicName>, TopicError> {
-        TopicName::list_from_path(PathParameters::of(request).get("topics").unwrap_or_default())
+        let most = request.extensions().get::<SubscriptionLimit>().map_or(usize::MAX, |limit| limit.0);
+        TopicName::list_from_path(PathParameters::of(request).get("topics").unwrap_or_default(), most)
     }
 }
 

@@ -12,9 +12,6 @@ use std::sync::Arc;
 /// Longest topic name, in bytes after percent-decoding.
 pub const MAX_TOPIC_BYTES: usize = 128;
 
-/// Most topics that one request may subscribe to; more are refused with 400.
-pub const MAX_TOPICS_PER_REQUEST: usize = 128;
-
 /// A valid topic name: 1 to [`MAX_TOPIC_BYTES`] bytes of UTF-8 without control characters or commas.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
@@ -33,7 +30,7 @@ pub enum TopicError {
     Escape,
     /// The percent-decoded bytes are not UTF-8.
     Utf8,
-    /// More than [`MAX_TOPICS_PER_REQUEST`] names in a list.
+    /// More topics than one connection may subscribe to (`--max-subscriptions`).
     TooMany,
 }
 
@@ -48,7 +45,7 @@ impl fmt::Display for TopicError {
             }
             Self::Escape => "topic has a % that two hexadecimal digits do not follow",
             Self::Utf8 => "topic is not UTF-8 after percent-decoding",
-            Self::TooMany => "more than 128 topics in one request",
+            Self::TooMany => "more topics than one connection may subscribe to",
         })
     }
 }
@@ -98,12 +95,12 @@ impl TopicName {
     }
 
     /// Decodes and checks a comma-separated list of names as it stands in a request path. A name that is
-    /// listed twice counts once.
+    /// listed twice is given once, and counts twice against the `most` that there may be.
     ///
     /// # Errors
-    /// The [`TopicError`] of the first bad name.
-    pub fn list_from_path(encoded: &str) -> Result<Vec<Self>, TopicError> {
-        if encoded.split(',').count() > MAX_TOPICS_PER_REQUEST {
+    /// [`TopicError::TooMany`], or the [`TopicError`] of the first bad name.
+    pub fn list_from_path(encoded: &str, most: usize) -> Result<Vec<Self>, TopicError> {
+        if encoded.split(',').count() > most {
             return Err(TopicError::TooMany);
         }
         let mut names = Vec::new();
@@ -230,12 +227,10 @@ mod tests {
 
     #[test]
     fn a_list_keeps_its_order_and_drops_repeats() {
-        let names = TopicName::list_from_path("b,a,b").unwrap();
+        let names = TopicName::list_from_path("b,a,b", 3).unwrap();
         assert_eq!(names.iter().map(TopicName::as_str).collect::<Vec<_>>(), ["b", "a"]);
-        assert_eq!(TopicName::list_from_path("a,"), Err(TopicError::Empty));
-        let most: Vec<String> = (0..MAX_TOPICS_PER_REQUEST).map(|n| n.to_string()).collect();
-        assert_eq!(TopicName::list_from_path(&most.join(",")).unwrap().len(), MAX_TOPICS_PER_REQUEST);
-        assert_eq!(TopicName::list_from_path(&(most.join(",") + ",x")), Err(TopicError::TooMany));
+        assert_eq!(TopicName::list_from_path("a,", 3), Err(TopicError::Empty));
+        assert_eq!(TopicName::list_from_path("b,a,b", 2), Err(TopicError::TooMany));
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Connection {
         PathParameters::of(&request).get(name).map(str::to_owned)
     }
 
-    /// Address of the other end; `None` once the connection is gone.
+    /// Address of the other end, or of the client that a trusted proxy names, with port 0 where it names none; `None`
+    /// once the connection is gone.
     #[must_use]
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.context.peer(self.id)
@@ -155,17 +156,20 @@ impl Connection {
     // ---- topics ----
 
     /// Subscribes to a topic: from the moment the shard has the owner's word, every message published to it
-    /// on any core is sent to this connection. A second subscription to the same topic changes nothing.
+    /// on any core is sent to this connection. A second subscription to the same topic changes nothing, but in one
+    /// callback it counts twice. Where the server has no room for another topic (`--max-topics`), the handshake is
+    /// answered with 503 or, once it is over, the connection closed with 1013.
     ///
     /// # Errors
-    /// When a text is no [`TopicName`]; with a `TopicName` never.
+    /// [`TopicError::TooMany`] when the connection has as many subscriptions as it may have (`--max-subscriptions`).
+    /// When a text is no [`TopicName`].
     pub fn subscribe<T>(&self, topic: T) -> Result<(), TopicError>
     where
         T: TryInto<TopicName>,
         TopicError: From<T::Error>,
     {
-        self.context.push(Command::Subscribe { connection: self.id, topic: topic.try_into()? });
-        Ok(())
+        let (connection, topic) = (self.id, topic.try_into()?);
+        self.context.subscribe(connection, Command::Subscribe { connection, topic })
     }
 
     /// As [`Connection::subscribe`], from a place in the past, as far as `Config::history` keeps it: first what the
@@ -194,8 +198,7 @@ impl Connection {
         TopicError: From<T::Error>,
     {
         let (connection, topic) = (self.id, topic.try_into()?);
-        self.context.push(Command::SubscribeFrom { connection, topic, start, notice });
-        Ok(())
+        self.context.subscribe(connection, Command::SubscribeFrom { connection, topic, start, notice })
     }
 
     /// From now on, messages of topics come to this connection with their ids in front, in the form of the sub-protocol
@@ -210,25 +213,26 @@ impl Connection {
     /// Ends a subscription.
     ///
     /// # Errors
-    /// As [`Connection::subscribe`].
+    /// When a text is no [`TopicName`]; with a `TopicName` never.
     pub fn unsubscribe<T>(&self, topic: T) -> Result<(), TopicError>
     where
         T: TryInto<TopicName>,
         TopicError: From<T::Error>,
     {
-        self.context.push(Command::Unsubscribe { connection: self.id, topic: topic.try_into()? });
+        self.context.unsubscribe(self.id, topic.try_into()?);
         Ok(())
     }
 
     /// Publishes to the topic's subscribers on all cores, this connection included if it is one. When they
-    /// cannot take it, this connection is closed with 1013 (try again later), or if it has gone
+    /// cannot take it, or the topic is new and there is no room for it (`--max-topics`), this connection is closed with
+    /// 1013 (try again later), or if it has gone
     /// [`super::Component::on_refused`] is called.
     ///
     /// A topic's messages come in one order to all, but by way of the topic's owner, which may be another core: what
     /// is sent to a connection directly may overtake them.
     ///
     /// # Errors
-    /// As [`Connection::subscribe`].
+    /// As [`Connection::unsubscribe`].
     pub fn publish<'m, T>(&self, topic: T, message: impl Into<Message<'m>>) -> Result<(), TopicError>
     where
         T: TryInto<TopicName>,
@@ -241,7 +245,7 @@ impl Connection {
     /// As [`Connection::publish`], to all subscribers but this connection.
     ///
     /// # Errors
-    /// As [`Connection::subscribe`].
+    /// As [`Connection::unsubscribe`].
     pub fn publish_to_others<'m, T>(
         &self,
         topic: T,

@@ -22,7 +22,7 @@ use crate::compression::{Compressors, Encoding};
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::position::{Notice, Start};
-use crate::topic::TopicName;
+use crate::topic::{TopicError, TopicName};
 use crate::ws::{MessageKind, Request, ServerHeader};
 
 /// Who publishes, on this core.
@@ -100,8 +100,15 @@ struct Visible {
     ip: [u8; 4],
     port: u16,
     encoding: Encoding,
-    closing: bool,
+    /// [`CLOSING`] and [`SUBSCRIBED`].
+    marks: u8,
 }
+
+/// Mark of a connection that is closing.
+const CLOSING: u8 = 1;
+
+/// Mark of a connection with one subscription; a number other than none or one stands in a table of its own.
+const SUBSCRIBED: u8 = 2;
 
 const _: () = assert!(size_of::<Visible>() == 12, "what every connection costs for the sake of handles");
 
@@ -113,6 +120,12 @@ pub(crate) struct Context {
     visible: RefCell<Vec<Visible>>,
     /// Peers whose address is not of IPv4, by slot.
     long_peers: RefCell<HashMap<u32, SocketAddr>>,
+    /// Subscriptions of connections that have not none or one of them, by slot.
+    subscriptions: RefCell<HashMap<u32, i32>>,
+    /// Subscriptions that a connection may have.
+    max_subscriptions: Cell<usize>,
+    /// Subscriptions that were refused for that.
+    refused_subscriptions: Cell<u64>,
     /// Attached values, by slot; as long as the last slot that has one.
     data: RefCell<Vec<Option<Rc<dyn Any>>>>,
     /// Requests of components that keep them, by slot.
@@ -144,6 +157,9 @@ impl Context {
             compressors: RefCell::new(compressors),
             visible: RefCell::default(),
             long_peers: RefCell::default(),
+            subscriptions: RefCell::default(),
+            max_subscriptions: Cell::new(usize::MAX),
+            refused_subscriptions: Cell::new(0),
             data: RefCell::default(),
             requests: RefCell::default(),
             queued: RefCell::default(),
@@ -195,7 +211,7 @@ impl Context {
         if visible.len() <= slot {
             visible.resize_with(slot + 1, Visible::default);
         }
-        visible[slot] = Visible { generation: id.generation, ip, port, encoding, closing: false };
+        visible[slot] = Visible { generation: id.generation, ip, port, encoding, marks: 0 };
         if let Some(request) = request {
             self.requests.borrow_mut().insert(id.slot, request);
         }
@@ -203,19 +219,25 @@ impl Context {
 
     /// Marks a connection as closing; false if it is already, or gone.
     pub(crate) fn begin_closing(&self, id: ConnectionId) -> bool {
-        self.with_visible(id, |visible| !std::mem::replace(&mut visible.closing, true)).unwrap_or(false)
+        self.with_visible(id, |visible| {
+            let first = visible.marks & CLOSING == 0;
+            visible.marks |= CLOSING;
+            first
+        })
+        .unwrap_or(false)
     }
 
     /// Forgets a connection; its handles do nothing from now on.
     pub(crate) fn gone(&self, id: ConnectionId) {
         let known = self.with_visible(id, |visible| {
-            visible.closing = true;
+            visible.marks = CLOSING;
             visible.generation = visible.generation.wrapping_add(1);
         });
         if known.is_none() {
             return;
         }
         self.long_peers.borrow_mut().remove(&id.slot);
+        self.subscriptions.borrow_mut().remove(&id.slot);
         let request = self.requests.borrow_mut().remove(&id.slot);
         let data = self.data.borrow_mut().get_mut(id.slot as usize).and_then(Option::take);
         // Dropped only here, outside of the borrows: the values' own drop may use handles.
@@ -232,7 +254,7 @@ impl Context {
     }
 
     pub(super) fn is_closing(&self, id: ConnectionId) -> bool {
-        self.with_visible(id, |visible| visible.closing).unwrap_or(true)
+        self.with_visible(id, |visible| visible.marks & CLOSING != 0).unwrap_or(true)
     }
 
     pub(super) fn peer(&self, id: ConnectionId) -> Option<SocketAddr> {
@@ -307,7 +329,7 @@ impl Context {
     }
 
     fn encoding_of_open(&self, id: ConnectionId) -> Option<Encoding> {
-        self.with_visible(id, |visible| (!visible.closing).then_some(visible.encoding)).flatten()
+        self.with_visible(id, |visible| (visible.marks & CLOSING == 0).then_some(visible.encoding)).flatten()
     }
 
     /// Queues encoded bytes for a connection.
@@ -319,6 +341,57 @@ impl Context {
             }
         }
         self.push(Command::Send { connection, bytes: span });
+    }
+
+    /// Asks for a subscription with a command of that kind, unless the connection is gone.
+    pub(super) fn subscribe(&self, connection: ConnectionId, command: Command) -> Result<(), TopicError> {
+        let Some(marks) = self.with_visible(connection, |visible| visible.marks) else {
+            return Ok(());
+        };
+        if usize::try_from(self.subscriptions(connection, marks)).unwrap_or(0) >= self.max_subscriptions.get()
+        {
+            self.refused_subscriptions.set(self.refused_subscriptions.get() + 1);
+            return Err(TopicError::TooMany);
+        }
+        self.count_subscription(connection, 1);
+        self.push(command);
+        Ok(())
+    }
+
+    pub(super) fn unsubscribe(&self, connection: ConnectionId, topic: TopicName) {
+        self.count_subscription(connection, -1);
+        self.push(Command::Unsubscribe { connection, topic });
+    }
+
+    fn subscriptions(&self, id: ConnectionId, marks: u8) -> i32 {
+        match marks & SUBSCRIBED {
+            0 => self.subscriptions.borrow().get(&id.slot).copied().unwrap_or(0),
+            _ => 1,
+        }
+    }
+
+    /// Counts a subscription more or less. Handles count what they ask for; the shard counts back what has no
+    /// effect, such as a second subscription to a topic. In between the number may be off, even below zero.
+    pub(crate) fn count_subscription(&self, id: ConnectionId, by: i32) {
+        let Some(marks) = self.with_visible(id, |visible| visible.marks) else { return };
+        let number = self.subscriptions(id, marks).saturating_add(by);
+        match number {
+            0 | 1 => drop(self.subscriptions.borrow_mut().remove(&id.slot)),
+            _ => drop(self.subscriptions.borrow_mut().insert(id.slot, number)),
+        }
+        self.with_visible(id, |visible| {
+            visible.marks = visible.marks & !SUBSCRIBED | if number == 1 { SUBSCRIBED } else { 0 };
+        });
+    }
+
+    /// Says how many subscriptions a connection may have.
+    pub(crate) fn set_max_subscriptions(&self, most: usize) {
+        self.max_subscriptions.set(most);
+    }
+
+    /// Subscriptions that have been refused.
+    pub(crate) fn refused_subscriptions(&self) -> u64 {
+        self.refused_subscriptions.get()
     }
 
     pub(super) fn publish(&self, topic: TopicName, frame: Arc<Frame>, origin: Origin) {

@@ -238,11 +238,14 @@ impl Shared {
 pub(super) async fn answer<T>(deadline: Instant, awaited: Awaited<T>) -> Result<T, ApiError> {
     match timeout_at(deadline, awaited).await {
         Ok(Ok(Ok(answer))) => Ok(answer),
-        Ok(Ok(Err(Overloaded))) => Err(ApiError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "the shards cannot take more now; this had no effect",
-        )
-        .with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
+        Ok(Ok(Err(overloaded))) => {
+            let reason = match overloaded {
+                Overloaded::Rings => "the shards cannot take more now; this had no effect",
+                Overloaded::Topics => "there is no room for another topic (--max-topics); this had no effect",
+            };
+            Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, reason)
+                .with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS))
+        }
         Ok(Err(_)) => Err(ending()),
         Err(_) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,

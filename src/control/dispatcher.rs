@@ -73,9 +73,9 @@ impl Reply {
     /// Says that the shard could not be asked. A handler that has gone away needs no answer.
     fn refuse(self) {
         match self {
-            Self::Publish(reply) => drop(reply.send(Err(Overloaded))),
-            Self::Inspect(reply) => drop(reply.send(Err(Overloaded))),
-            Self::Delete(reply) => drop(reply.send(Err(Overloaded))),
+            Self::Publish(reply) => drop(reply.send(Err(Overloaded::Rings))),
+            Self::Inspect(reply) => drop(reply.send(Err(Overloaded::Rings))),
+            Self::Delete(reply) => drop(reply.send(Err(Overloaded::Rings))),
             // Dropped, which says the same.
             Self::Snapshot(_) => {}
         }
@@ -343,14 +343,14 @@ mod tests {
                     Err(_) => answers.push(answer),
                 }
             };
-            assert_eq!((refused, answers.len()), (Err(Overloaded), RING_MESSAGES));
+            assert_eq!((refused, answers.len()), (Err(Overloaded::Rings), RING_MESSAGES));
             let topic = || TopicName::new("a").unwrap();
             let (reply, mut answer) = oneshot::channel();
             dispatcher.handle_command(Command::Inspect { topic: topic(), reply });
-            assert_eq!(answer.try_recv(), Ok(Err(Overloaded)));
+            assert_eq!(answer.try_recv(), Ok(Err(Overloaded::Rings)));
             let (reply, mut answer) = oneshot::channel();
             dispatcher.handle_command(Command::Delete { topic: topic(), reply });
-            assert_eq!(answer.try_recv(), Ok(Err(Overloaded)));
+            assert_eq!(answer.try_recv(), Ok(Err(Overloaded::Rings)));
             assert_eq!(shared.ring_full[0].load(Relaxed), 3);
 
             stopper.send_replace(Stop::Drain);

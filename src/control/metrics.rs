@@ -47,6 +47,9 @@ const FANOUT_BUCKETS: [(u64, &str); 17] = [
 /// Labels of `publishes_total`.
 const PUBLISH_SOURCES: [&str; 3] = ["http", "websocket", "component"];
 
+/// Labels of `topics_refused_total`.
+const TOPIC_REFUSALS: [&str; 2] = ["subscribe", "publish"];
+
 /// Content type of the format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -215,6 +218,15 @@ fn render_messages(out: &mut Exposition<'_>) {
     });
     let value = out.sum(|s| &s.topics);
     out.single("topics", "gauge", "Topics that there are now.", value);
+    let help =
+        "Subscriptions and publishes to a new topic, refused because there are as many as there may be.";
+    out.summed("topics_refused_total", "by", help, TOPIC_REFUSALS, |s, by| match by {
+        0 => s.topics_refused_subscribers.get(),
+        _ => s.topics_refused_publishes.get(),
+    });
+    let value = out.sum(|s| &s.subscriptions_refused);
+    let help = "Subscriptions refused to components because the connection has as many as it may have.";
+    out.single("subscriptions_refused_total", "counter", help, value);
     let help = "Messages accepted, by where they came from.";
     out.summed("publishes_total", "source", help, PUBLISH_SOURCES, |s, source| match source {
         0 => s.publishes_http.get(),

@@ -200,7 +200,7 @@ impl StandIn {
                         *offset += 1;
                         Ok(Receipt { subscribers, position: Position { epoch: EPOCH, offset: *offset } })
                     }
-                    Conduct::Refuse => Err(Overloaded),
+                    Conduct::Refuse => Err(Overloaded::Rings),
                     Conduct::Silent => return,
                 };
                 self.mesh.send_to_control(ToControl::Published { request, outcome });
@@ -219,7 +219,7 @@ impl StandIn {
                 self.tell(Told::Delete(topic.to_string()));
                 let outcome = match self.conduct {
                     Conduct::Deliver(_) => Ok(()),
-                    Conduct::Refuse => Err(Overloaded),
+                    Conduct::Refuse => Err(Overloaded::Rings),
                     Conduct::Silent => return,
                 };
                 self.mesh.send_to_control(ToControl::Deleted { request, outcome });

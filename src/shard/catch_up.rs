@@ -257,6 +257,10 @@ impl Shard {
     /// Looks up what a subscriber has missed.
     pub(super) fn replay(&mut self, request: ReplayRequest) {
         let ReplayRequest { topic, ticket, start, bytes } = request;
+        // Not known, it was refused, and its subscribers are told so.
+        if self.owned.find(&topic).is_none() {
+            return;
+        }
         let owned = self.owned.enter(&topic, self.now_nanos);
         let head = owned.position();
         let from = match start {

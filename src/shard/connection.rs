@@ -27,7 +27,7 @@ use super::admission::{Preface, RETRY_AFTER_SECONDS};
 use super::outbound::Outbound;
 use super::ring::same_generation;
 use super::slab::State;
-use crate::component::{CloseCause, CloseReason, Command, Connection, SubProtocol};
+use crate::component::{CloseCause, CloseReason, Command, Connection, SubProtocol, SubscriptionLimit};
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
 use crate::token_bucket::TokenBucket;
@@ -194,6 +194,8 @@ impl Shard {
             Ok(peer) => peer,
             Err(rejection) => return self.reject(index, &rejection),
         };
+        let limit = SubscriptionLimit(self.settings.max_subscriptions);
+        request.extensions_mut().insert(limit);
         let routes = &mut self.routes;
         let accepted = match catch_unwind(AssertUnwindSafe(|| routes.accept(&mut request, peer))) {
             Ok(accepted) => accepted,
@@ -228,7 +230,7 @@ impl Shard {
     }
 
     /// Opens the connection. The 101 stands before anything that `on_open` sends; it is held back while the
-    /// owner of a topic has yet to confirm, so that a client that sees it misses nothing published afterwards.
+    /// owner of a topic has yet to confirm, or may refuse, so that a client that sees it misses nothing published afterwards.
     fn open(&mut self, index: u32, route: u8, peer: Option<SocketAddr>, request: Request, response: &[u8]) {
         let id = self.slab.id(index);
         let slot = &mut self.slab[index];
@@ -245,11 +247,12 @@ impl Shard {
         self.call(id, route, Some(request), |component, connection| component.on_open(connection));
         let (local, shards, shard) = (&self.local, self.mesh.shards(), self.mesh.shard());
         let with_ids = self.context.any_since(mark, |command| matches!(command, Command::ShowIds { .. }));
+        let topics_may_end = self.may_meet_topic_limit();
         let must_wait = self.context.any_since(mark, |command| match command {
             Command::Subscribe { topic, .. } | Command::SubscribeFrom { topic, .. }
                 if topic.owner(shards) == shard =>
             {
-                false
+                topics_may_end
             }
             Command::Subscribe { topic, .. } => with_ids || !local.is_joined(topic),
             Command::SubscribeFrom { .. } => true,

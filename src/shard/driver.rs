@@ -208,6 +208,7 @@ impl Shard {
         if busy {
             let compressions = self.context.with_compressors(|compressors| compressors.compressions());
             self.stats.compressions.set(compressions);
+            self.stats.subscriptions_refused.set(self.context.refused_subscriptions());
         }
         // A flush on the way may have collected what this pass came too late for.
         let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();

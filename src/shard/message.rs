@@ -52,7 +52,7 @@ pub enum ToShard {
         frame: Arc<Frame>,
     },
     /// To the owner: how many subscribers this shard has now. The first count above zero is answered with
-    /// [`ToShard::Joined`].
+    /// [`ToShard::Joined`] or [`ToShard::JoinRefused`].
     Subscribers {
         /// The topic.
         topic: TopicName,
@@ -77,6 +77,13 @@ pub enum ToShard {
     Replay(ReplayRequest),
     /// From the owner: what was asked for.
     Replayed(Box<Replayed>),
+    /// From the owner: the topic is new and has no place; nothing published to it reaches this shard.
+    JoinRefused {
+        /// The topic.
+        topic: TopicName,
+        /// The stay that is refused.
+        stay: u64,
+    },
     /// From the owner to the publisher's shard: the message was not accepted and reached nobody.
     Refused {
         /// The publisher; never the control thread, which is answered directly.
@@ -188,9 +195,14 @@ pub struct TopicStatus {
     pub position: Position,
 }
 
-/// The shards cannot take more: a receiver's ring and its overflow are full.
+/// Why the shards cannot take more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overloaded;
+pub enum Overloaded {
+    /// A receiver's ring and its overflow are full.
+    Rings,
+    /// The topic is new, and its owner has all that it may have.
+    Topics,
+}
 
 /// To the control thread, from a shard.
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 //! | `callbacks`, `tasks` | calls into components, and the tasks that they spawn |
 //! | `fanout` | bytes to sockets: staged sends, send queues, broadcasts |
 //! | `publish` | the owner's side of topics, joins, messages from other cores |
+//! | `topic_limit` | who is told that there is no room for another topic |
 //! | `upkeep` | the tick: keep-alive, deadlines, drain |
 //! | `ring`, `batch` | the io_uring, and the bytes that staged sends refer to |
 //! | `slab`, `outbound`, `topics` | state per connection, per slow connection, per topic |
@@ -42,6 +43,7 @@ pub(crate) mod ring;
 mod slab;
 pub mod stats;
 mod tasks;
+mod topic_limit;
 mod topics;
 mod upkeep;
 
@@ -275,6 +277,7 @@ impl Shard {
         let executor = Box::new(ShardExecutor(tasks.clone()));
         let context =
             Context::new(shard as u16, mesh.shards(), mesh::OVERFLOW_MESSAGES, compressors, executor);
+        context.set_max_subscriptions(settings.max_subscriptions);
         let listeners = listeners.into_iter().map(|socket| Listening { socket: Some(socket), armed: false });
         Ok(Self {
             limits: Limits::new(settings.max_message_bytes),

@@ -37,7 +37,7 @@ impl Shard {
     }
 
     /// Counts a connection among a topic's subscribers, and lists it unless it is to catch up first. The topic's number;
-    /// `None` if it is a subscriber already, or not open.
+    /// `None` if it is a subscriber already, is not open, or there is no room for the topic.
     pub(super) fn enter_topic(
         &mut self,
         id: ConnectionId,
@@ -47,8 +47,13 @@ impl Shard {
         self.slab.find(id).filter(|slot| slot.state == super::slab::State::Open)?;
         let owner = topic.owner(self.mesh.shards());
         let owned_here = owner == self.mesh.shard();
+        if owned_here && !self.has_place_for(topic) {
+            self.refuse_subscription(id);
+            return None;
+        }
         let number = self.local.enter(topic, owner, owned_here);
         if !self.local.add(number, &mut self.slab, id.slot, catching_up) {
+            self.context.count_subscription(id, -1);
             return None;
         }
         self.stats.subscriptions.add(1);
@@ -65,9 +70,10 @@ impl Shard {
         Some(number)
     }
 
-    pub(super) fn unsubscribe(&mut self, index: u32, number: u32) {
+    /// Ends a subscription; false if there is none.
+    pub(super) fn unsubscribe(&mut self, index: u32, number: u32) -> bool {
         if !self.local.remove(number, &mut self.slab, index) {
-            return;
+            return false;
         }
         self.stats.subscriptions.subtract(1);
         self.forget_catch_up(index, number);
@@ -82,11 +88,16 @@ impl Shard {
             let audience = entry.audience();
             self.owned.set_subscribers(&entry.name, audience, self.now_nanos);
         }
+        true
     }
 
     pub(super) fn unsubscribe_from(&mut self, id: ConnectionId, topic: &TopicName) {
-        if let (Some(number), true) = (self.local.find(topic), self.slab.find(id).is_some()) {
-            self.unsubscribe(id.slot, number);
+        let ended = match (self.local.find(topic), self.slab.find(id).is_some()) {
+            (Some(number), true) => self.unsubscribe(id.slot, number),
+            _ => false,
+        };
+        if !ended {
+            self.context.count_subscription(id, 1);
         }
     }
 
@@ -122,6 +133,10 @@ impl Shard {
 
     /// The owner's part: all of it, or a refusal.
     fn accept_publish(&mut self, topic: TopicName, frame: Arc<Frame>, publisher: Publisher) {
+        if !self.has_place_for(&topic) {
+            self.stats.topics_refused_publishes.add(1);
+            return self.tell_refusal(publisher, topic, Overloaded::Topics);
+        }
         let here = self.mesh.shard();
         let owned = self.owned.enter(&topic, self.now_nanos);
         let has_room = |mesh: &Mesh, shard: usize| shard == here || mesh.has_room(shard);
@@ -176,12 +191,17 @@ impl Shard {
         }
     }
 
-    /// Tells a publisher that its message reached nobody.
+    /// Refuses a message because of full rings.
     fn refuse(&mut self, publisher: Publisher, topic: TopicName) {
         self.stats.dropped[DropReason::RingFull as usize].add(1);
+        self.tell_refusal(publisher, topic, Overloaded::Rings);
+    }
+
+    /// Tells a publisher that its message reached nobody.
+    fn tell_refusal(&mut self, publisher: Publisher, topic: TopicName, why: Overloaded) {
         let shard = match publisher {
             Publisher::Control(request) => {
-                let outcome = Err(Overloaded);
+                let outcome = Err(why);
                 return self.mesh.send_to_control(ToControl::Published { request, outcome });
             }
             Publisher::Connection(id) => usize::from(id.shard),
@@ -237,7 +257,7 @@ impl Shard {
             .owned
             .find(topic)
             .map_or_else(Vec::new, |owned| owned.shards.iter().map(|audience| audience.shard).collect());
-        let mut outcome = Err(Overloaded);
+        let mut outcome = Err(Overloaded::Rings);
         if shards.iter().all(|&shard| self.mesh.has_room(shard)) {
             outcome = Ok(());
             self.owned.clear_history(topic);
@@ -302,6 +322,9 @@ impl Shard {
             ToShard::Publish { topic, frame, publisher } => self.accept_publish(topic, frame, publisher),
             ToShard::Deliver { topic, frame } => self.deliver(&topic, frame),
             ToShard::Subscribers { topic, shard, count, encodings, stay } => {
+                if !self.admits_subscribers(&topic, shard, count, stay) {
+                    return;
+                }
                 let shard = usize::from(shard);
                 let audience = Audience { shard, count, encodings };
                 if self.owned.set_subscribers(&topic, audience, self.now_nanos) {
@@ -311,6 +334,7 @@ impl Shard {
             ToShard::Joined { topic, stay } => self.on_joined(&topic, stay),
             ToShard::Replay(request) => self.replay(request),
             ToShard::Replayed(replayed) => self.on_replayed(*replayed),
+            ToShard::JoinRefused { topic, stay } => self.on_join_refused(&topic, stay),
             ToShard::Refused { publisher, topic } => self.on_refused(publisher, &topic),
             ToShard::Sibling { route, from, value } => {
                 let message = SiblingMessage::new(usize::from(from), value.0);

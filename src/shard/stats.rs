@@ -111,6 +111,12 @@ pub struct ShardStats {
     pub subscriptions: Cell,
     /// Topics that this shard owns now.
     pub topics: Cell,
+    /// Subscriptions refused to components because the connection has as many as it may have.
+    pub subscriptions_refused: Cell,
+    /// Subscriptions to new topics that this shard's share of the limit on topics had no room for.
+    pub topics_refused_subscribers: Cell,
+    /// Publishes to such.
+    pub topics_refused_publishes: Cell,
     /// Messages accepted from WebSocket clients by this shard as owner.
     pub publishes_websocket: Cell,
     /// Messages accepted from components that publish for themselves by this shard as owner.
@@ -166,6 +172,9 @@ impl ShardStats {
             rejected: Default::default(),
             subscriptions: Cell::default(),
             topics: Cell::default(),
+            subscriptions_refused: Cell::default(),
+            topics_refused_subscribers: Cell::default(),
+            topics_refused_publishes: Cell::default(),
             publishes_websocket: Cell::default(),
             publishes_component: Cell::default(),
             publishes_http: Cell::default(),

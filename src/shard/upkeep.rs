@@ -52,6 +52,7 @@ impl Shard {
         }
         self.tick_due_nanos = self.now_nanos + tick;
         self.stats.last_tick_nanos.set(self.now_nanos);
+        self.context.set_max_subscriptions(self.settings.max_subscriptions);
         self.expire_deadlines();
         self.owned.expire(self.now_nanos);
         self.stats.topics.set(self.owned.len() as u64);
