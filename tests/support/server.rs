@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -128,11 +129,19 @@ impl Finished {
 
 /// Output of the server, collected by a thread of its own so that a full pipe never blocks the server.
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<String>>);
+struct Output {
+    text: Arc<Mutex<String>>,
+    ended: Arc<AtomicBool>,
+}
 
 impl Output {
     fn text(&self) -> String {
-        self.0.lock().expect("a collecting thread panicked").clone()
+        self.text.lock().expect("a collecting thread panicked").clone()
+    }
+
+    /// All of it, from a process that has ended.
+    fn whole(&self) -> String {
+        wait_for("the end of the server's output", || self.ended.load(Ordering::Acquire).then(|| self.text()))
     }
 }
 
@@ -143,9 +152,11 @@ fn collect(source: impl Read + Send + 'static) -> Output {
         let mut source = BufReader::new(source);
         let mut line = Vec::new();
         while source.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            sink.0.lock().expect("nothing panics with this lock").push_str(&String::from_utf8_lossy(&line));
+            let mut text = sink.text.lock().expect("nothing panics with this lock");
+            text.push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
+        sink.ended.store(true, Ordering::Release);
     });
     output
 }
@@ -184,8 +195,7 @@ impl Process {
             }
             thread::sleep(Duration::from_millis(2));
         };
-        thread::sleep(Duration::from_millis(20)); // the collecting threads finish
-        Finished { status, stdout: self.stdout.text(), stderr: self.stderr.text() }
+        Finished { status, stdout: self.stdout.whole(), stderr: self.stderr.whole() }
     }
 }
 
