@@ -19,12 +19,15 @@ impl Beginnings {
     /// other than that of topics.
     pub(crate) fn of(request: &Request, topics: usize) -> Result<Self, Rejection> {
         let query = request.uri().query().unwrap_or_default();
-        let (mut starts, mut notice) = (Vec::new(), None);
+        let (mut starts, mut last_seen, mut notice) = (Vec::new(), None, None);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let given = match &*name {
                 "since" => since(&value, topics)?,
                 "last" => last(&value, topics)?,
-                "last_event_id" => last_event_id(&value, topics),
+                "last_event_id" => {
+                    last_seen = Some(last_event_id(&value, topics));
+                    continue;
+                }
                 "notice" => {
                     notice = Some(value == "true");
                     if !matches!(&*value, "true" | "false") {
@@ -36,19 +39,19 @@ impl Beginnings {
                 _ => continue,
             };
             if !starts.is_empty() {
-                return Err(Rejection::bad_request("since, last and last_event_id exclude each other"));
+                return Err(Rejection::bad_request("since and last exclude each other, and come once"));
             }
             starts = given;
         }
+        // Its client adds it to the URL that it was given, whatever that says of the first time.
+        let starts = last_seen.unwrap_or(starts);
         let notice = match notice {
             Some(true) => Notice::Always,
             Some(false) => Notice::Never,
             None => Notice::IfLost,
         };
-        if starts.is_empty() {
-            starts = vec![(notice == Notice::Always).then_some(Start::Now); topics];
-        }
-        Ok(Self { starts, notice })
+        let live = || vec![(notice == Notice::Always).then_some(Start::Now); topics];
+        Ok(Self { starts: if starts.is_empty() { live() } else { starts }, notice })
     }
 }
 
@@ -111,6 +114,10 @@ mod tests {
         assert_eq!(of("?last=3", 2), Ok((vec![Some(Start::Latest(3)); 2], Notice::IfLost)));
         assert_eq!(of("?notice=true", 1), Ok((vec![Some(Start::Now)], Notice::Always)));
         assert_eq!(of(&format!("?last_event_id={ONE}"), 1), Ok((vec![after(0xaa, 1)], Notice::IfLost)));
+        for first in ["last=10", "since=00000000000000cc:7"] {
+            let back = format!("?{first}&last_event_id={ONE}");
+            assert_eq!(of(&back, 1), Ok((vec![after(0xaa, 1)], Notice::IfLost)));
+        }
         for query in [format!("?last_event_id={ONE}"), "?last_event_id=nonsense".to_owned()] {
             assert_eq!(of(&query, 2), Ok((vec![after(0, u64::MAX); 2], Notice::IfLost)));
         }

@@ -78,10 +78,10 @@ impl Frame {
         self.except
     }
 
-    /// Its offset in the topic; 0 before the owner has given it one.
+    /// Its place in the topic; `None` before the owner has given it one.
     #[must_use]
-    pub fn offset(&self) -> u64 {
-        self.place.get().map_or(0, |place| place.position.offset)
+    pub fn position(&self) -> Option<Position> {
+        self.place.get().map(|place| place.position)
     }
 
     /// Bytes on the wire for connections of an encoding; plain ones where there is no twin of that encoding.
@@ -118,12 +118,13 @@ impl Frame {
         }
     }
 
-    /// Makes sure that there is a twin with the id. Any shard that holds the frame may call this: of two that make it at
-    /// a time one has worked in vain, and none waits.
-    pub(crate) fn ensure_id(&self) {
-        if let (None, Some(place)) = (self.with_id.get(), self.place.get()) {
-            let _ = self.with_id.set(identify(self.kind, place.position, self.payload()));
-        }
+    /// Makes sure that there is a twin with the id, and tells how many bytes it took if there was none. Any shard that
+    /// holds the frame may call this: of two that make it at a time one has worked in vain, and none waits.
+    pub(crate) fn ensure_id(&self) -> usize {
+        let (None, Some(place)) = (self.with_id.get(), self.place.get()) else { return 0 };
+        let twin = identify(self.kind, place.position, self.payload());
+        let bytes = twin.len();
+        if self.with_id.set(twin).is_ok() { bytes } else { 0 }
     }
 
     fn payload(&self) -> &[u8] {
@@ -211,13 +212,13 @@ mod tests {
             Frame::new(MessageKind::Text, b"hello", 0, None),
             Frame::new(MessageKind::Text, b"hello", 0, None),
         );
-        assert_eq!(late.offset(), 0);
+        assert_eq!((late.position(), late.ensure_id()), (None, 0));
         early.set_place(position, true);
         late.set_place(position, false);
-        assert_eq!((early.offset(), late.memory_bytes()), (7, 7));
+        assert_eq!((early.position(), late.memory_bytes()), (Some(position), 7));
         assert_eq!(early.memory_bytes(), 7 + 2 + text.len());
         assert_eq!(late.bytes(Encoding::WITH_ID), late.bytes(Encoding::PLAIN));
-        late.ensure_id();
+        assert_eq!((late.ensure_id(), late.ensure_id()), (2 + text.len(), 0));
         assert_eq!(&late.bytes(Encoding::WITH_ID)[2..], text.as_bytes());
         assert_eq!(late.bytes(Encoding::WITH_ID), early.bytes(Encoding::WITH_ID));
         assert_eq!(late.memory_bytes(), 7, "what is counted does not change");

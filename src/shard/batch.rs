@@ -35,6 +35,12 @@ pub(super) struct Broadcast {
 
 impl Broadcast {
     pub(super) fn new(topic: u64, frames: Vec<Arc<Frame>>, encoding: Encoding) -> Self {
+        if encoding == Encoding::WITH_ID {
+            // The owner has seen to it, unless it did not know yet that ids are used here.
+            for frame in &frames {
+                let _ = frame.ensure_id();
+            }
+        }
         let mut joined = Vec::new();
         if frames.len() > 1 {
             joined.reserve_exact(frames.iter().map(|frame| frame.bytes(encoding).len()).sum());
@@ -48,6 +54,11 @@ impl Broadcast {
             [single] => single.bytes(self.encoding),
             _ => &self.joined,
         }
+    }
+
+    /// The encoding.
+    pub(super) fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// The shard's stay in the topic.

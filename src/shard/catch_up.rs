@@ -4,15 +4,16 @@
 //!
 //! The seam is exact because answers and messages come from the owner on one ring: an answer that says it is complete
 //! holds all messages up to some offset, and those after it are delivered behind it. So a subscriber that has had the
-//! answer, and is listed before the next message of the ring is looked at, has no gap and no repeat.
+//! answer, and is to get what is delivered from then on ([`super::topics::LocalTopics::go_live`]), has no gap and no repeat.
 //!
 //! Invariants:
 //! 1. A subscriber that is catching up counts at the owner ([`super::topics::LocalTopics::add`]) before it asks.
-//! 2. At most one request of a subscriber in a topic is under way. What it is sent fits into half of its send queue; the
-//!    next request follows when that queue is empty, so a slow reader costs no more than any other.
-//! 3. Its entry here goes with its subscription ([`Shard::forget_catch_up`]).
+//! 2. The first answer fixes a subscriber's place in each of its topics. After that the topics of a connection catch up
+//!    one after another, and what they bring fits into half of its send queue, but for one message: the other half is
+//!    for what is live, and a slow reader costs no more than any other.
+//! 3. An entry here goes with its subscription ([`Shard::forget_catch_up`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,7 +23,6 @@ use super::Shard;
 use super::message::{ReplayRequest, Replayed, Ticket, ToShard};
 use super::outbound::Piece;
 use super::slab::State;
-use super::topics::CATCHING_UP;
 use crate::component::{CloseCause, CloseReason};
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
@@ -37,10 +37,11 @@ const ANSWER_BYTES: usize = 256 * 1024;
 /// Content type of a notice, where messages have one.
 const NOTICE_TYPE: &str = "application/vnd.corecast.notice+json";
 
-/// A subscriber that is catching up.
+/// A subscriber that is catching up with one topic.
 #[derive(Debug)]
 struct CatchUp {
     topic: TopicName,
+    /// The request that was sent last.
     ticket: Ticket,
     /// What is still to be said with the first answer.
     first: Option<First>,
@@ -63,8 +64,10 @@ struct First {
 pub(super) struct CatchUps {
     /// By slot and by the topic's number here.
     entries: HashMap<(u32, u32), CatchUp>,
+    /// The topics with which each slot is catching up; the first is the one that brings messages now.
+    turns: HashMap<u32, VecDeque<u32>>,
     requests: u64,
-    /// Slots whose send queue has emptied.
+    /// Slots that may ask for more.
     ready: Vec<u32>,
 }
 
@@ -76,7 +79,7 @@ impl CatchUps {
         }
     }
 
-    /// Whether something is to be asked for.
+    /// Whether something may have to be asked for.
     pub(super) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -84,6 +87,20 @@ impl CatchUps {
     fn next_ticket(&mut self, connection: ConnectionId) -> Ticket {
         self.requests += 1;
         Ticket { connection, number: self.requests }
+    }
+
+    /// Removes an entry, and has the slot's next topic take its turn.
+    fn remove(&mut self, slot: u32, number: u32) -> Option<CatchUp> {
+        let entry = self.entries.remove(&(slot, number))?;
+        if let Some(turns) = self.turns.get_mut(&slot) {
+            turns.retain(|&other| other != number);
+            if turns.is_empty() {
+                self.turns.remove(&slot);
+            } else {
+                self.ready.push(slot);
+            }
+        }
+        Some(entry)
     }
 }
 
@@ -115,7 +132,11 @@ impl Shard {
         let first = Some(First { notice, resumes: matches!(start, Start::After(_)) });
         let entry = CatchUp { topic: topic.clone(), ticket, first, sent: None, holds };
         self.catch_ups.entries.insert((id.slot, number), entry);
-        self.ask(topic.clone(), ticket, start);
+        let turns = self.catch_ups.turns.entry(id.slot).or_default();
+        turns.push_back(number);
+        // With others ahead of it, only its place is asked for.
+        let bytes = if turns.len() == 1 { self.replay_budget(id.slot) } else { 0 };
+        self.ask(topic.clone(), ticket, start, bytes);
     }
 
     /// From now on, messages of topics go to this connection with their ids; ignored once it is a subscriber.
@@ -125,12 +146,16 @@ impl Shard {
         }
     }
 
-    fn ask(&mut self, topic: TopicName, ticket: Ticket, start: Start) {
-        let places = self.slab[ticket.connection.slot].subscriptions.as_slice();
-        let catching_up = places.iter().filter(|place| place.position == CATCHING_UP).count();
-        let bytes = ANSWER_BYTES.min(self.settings.send_queue_bytes / 2 / catching_up.max(1));
+    /// Bytes of messages from the past that a connection may be sent now.
+    fn replay_budget(&self, slot: u32) -> usize {
+        let queued = self.slab[slot].outbound.as_ref().map_or(0, |outbound| outbound.cost());
+        (self.settings.send_queue_bytes / 2).saturating_sub(queued).min(ANSWER_BYTES)
+    }
+
+    fn ask(&mut self, topic: TopicName, ticket: Ticket, start: Start, bytes: usize) {
         let owner = topic.owner(self.mesh.shards());
-        let request = ReplayRequest { topic, ticket, start, bytes };
+        let with_ids = self.slab[ticket.connection.slot].with_ids;
+        let request = ReplayRequest { topic, ticket, start, bytes, with_ids };
         if owner == self.mesh.shard() {
             self.replay(request);
         } else {
@@ -138,41 +163,39 @@ impl Shard {
         }
     }
 
-    /// Asks for more on behalf of those that have sent what they had; true if there were any.
+    /// Asks for more on behalf of those that can take more; true if there were any.
     pub(super) fn continue_catch_ups(&mut self) -> bool {
-        let ready = std::mem::take(&mut self.catch_ups.ready);
-        for &slot in &ready {
-            let places = self.slab[slot].subscriptions.as_slice().iter();
-            let catching_up = places.filter(|place| place.position == CATCHING_UP).map(|place| place.topic);
-            for topic in catching_up.collect::<Vec<_>>() {
-                self.continue_catch_up(slot, topic);
-            }
+        let any = self.catch_ups.is_ready();
+        while let Some(slot) = self.catch_ups.ready.pop() {
+            self.continue_catch_up(slot);
         }
-        !ready.is_empty()
+        any
     }
 
-    fn continue_catch_up(&mut self, slot: u32, number: u32) {
-        let id = self.slab.id(slot);
-        let ticket = self.catch_ups.next_ticket(id);
+    fn continue_catch_up(&mut self, slot: u32) {
+        let Some(&number) = self.catch_ups.turns.get(&slot).and_then(VecDeque::front) else { return };
+        let bytes = self.replay_budget(slot);
+        // What is queued goes first: when it is sent, this is called again.
+        if bytes == 0 {
+            return;
+        }
+        let ticket = self.catch_ups.next_ticket(self.slab.id(slot));
         let Some(entry) = self.catch_ups.entries.get_mut(&(slot, number)) else { return };
-        // Without an answer yet, the queue has emptied for another reason and the request is still under way.
+        // Without a place, a request is under way, and its answer calls this again.
         let Some(sent) = entry.sent.take() else { return };
         entry.ticket = ticket;
         let topic = entry.topic.clone();
-        self.ask(topic, ticket, Start::After(sent));
+        self.ask(topic, ticket, Start::After(sent), bytes);
     }
 
     /// The subscription has ended.
     pub(super) fn forget_catch_up(&mut self, slot: u32, number: u32) {
-        if self.catch_ups.entries.is_empty() {
-            return;
-        }
-        if let Some(CatchUp { holds: true, ticket, .. }) = self.catch_ups.entries.remove(&(slot, number)) {
+        if let Some(CatchUp { holds: true, ticket, .. }) = self.catch_ups.remove(slot, number) {
             self.release_hold(ticket.connection);
         }
     }
 
-    /// Sends a subscriber what the owner has kept for it, and lists it if that is all.
+    /// Sends a subscriber what the owner has kept for it, and has it go live if that is all.
     pub(super) fn on_replayed(&mut self, replayed: Replayed) {
         let Replayed { topic, ticket, recovered, from, frames, complete } = replayed;
         let id = ticket.connection;
@@ -189,19 +212,17 @@ impl Shard {
         if first.is_some_and(|first| first.resumes) {
             self.stats.resumes[usize::from(recovered)].add(1);
         }
-        // What the owner had already delivered is in the answer: it goes to the others before this one is listed.
-        if self.local.has_dirty() {
-            self.fan_out();
-        }
         let is_told = match first.map(|first| first.notice) {
             None | Some(Notice::Never) => false,
             Some(Notice::IfLost) => !recovered,
             Some(Notice::Always) => true,
         };
-        self.queue_replay(id.slot, number, is_told.then_some((recovered, from)), &frames);
+        self.queue_replay(id, number, is_told.then_some((recovered, from)), &frames);
         if complete {
-            self.catch_ups.entries.remove(&(id.slot, number));
-            self.local.go_live(number, &mut self.slab, id.slot);
+            self.catch_ups.remove(id.slot, number);
+            self.local.go_live(number, &mut self.slab, id);
+        } else {
+            self.catch_ups.ready.push(id.slot);
         }
         if holds {
             self.release_hold(id);
@@ -218,11 +239,12 @@ impl Shard {
     /// Queues messages from the past, and before them what the client is told of its place.
     fn queue_replay(
         &mut self,
-        slot: u32,
+        id: ConnectionId,
         number: u32,
         notice: Option<(bool, Position)>,
         frames: &[Arc<Frame>],
     ) {
+        let slot = id.slot;
         // A send of this pass goes first.
         if self.slab[slot].outbound.is_none() && self.is_staged(slot) {
             self.flush_batch();
@@ -237,18 +259,15 @@ impl Shard {
             self.queue(slot, Piece::Bytes(bytes), 0);
         }
         // Plain where it would be compressed: the past is not worth a compression for each.
-        let with_ids = self.slab[slot].with_ids;
-        let encoding = if with_ids { Encoding::WITH_ID } else { Encoding::PLAIN };
-        let mut bytes = 0;
-        for frame in frames {
-            if with_ids {
-                frame.ensure_id();
-            }
+        let encoding = if self.slab[slot].with_ids { Encoding::WITH_ID } else { Encoding::PLAIN };
+        let (mut bytes, mut count) = (0, 0);
+        for frame in frames.iter().filter(|frame| frame.except() != Some(id)) {
             bytes += frame.bytes(encoding).len();
+            count += 1;
             let frame = Rc::new(frame.clone());
             self.queue(slot, Piece::Frame { frame, encoding, topic: stay }, 0);
         }
-        self.stats.deliveries.add(frames.len() as u64);
+        self.stats.deliveries.add(count);
         self.stats.delivery_bytes.add(bytes as u64);
     }
 
@@ -256,12 +275,9 @@ impl Shard {
 
     /// Looks up what a subscriber has missed.
     pub(super) fn replay(&mut self, request: ReplayRequest) {
-        let ReplayRequest { topic, ticket, start, bytes } = request;
+        let ReplayRequest { topic, ticket, start, bytes, with_ids } = request;
         // Not known, it was refused, and its subscribers are told so.
-        if self.owned.find(&topic).is_none() {
-            return;
-        }
-        let owned = self.owned.enter(&topic, self.now_nanos);
+        let Some(owned) = self.owned.find(&topic) else { return };
         let head = owned.position();
         let from = match start {
             Start::Now => None,
@@ -272,7 +288,10 @@ impl Shard {
             }
         };
         let known = from.filter(|from| from.epoch == head.epoch && from.offset <= head.offset);
-        let kept = known.and_then(|from| Some((from, owned.history.after(from.offset, head.offset, bytes)?)));
+        let kept = known.and_then(|from| {
+            let frames = self.owned.replay(&topic, from.offset, bytes, with_ids, self.now_nanos)?;
+            Some((from, frames))
+        });
         let recovered = kept.is_some();
         let (from, frames) = kept.unwrap_or((head, Vec::new()));
         let complete = from.offset + frames.len() as u64 == head.offset;

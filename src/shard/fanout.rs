@@ -14,6 +14,7 @@ use super::outbound::{Piece, Progress};
 use super::ring::ShortSend;
 use super::slab::State;
 use super::stats::DropReason;
+use super::topics::CATCHING_UP;
 use crate::clock;
 use crate::component::CloseCause;
 use crate::compression::Encoding;
@@ -205,10 +206,25 @@ impl Shard {
                     rest = next;
                 }
             }
-            self.unflushed.extend(pending);
             let entry = self.local.get_mut(topic);
             debug_assert!(entry.subscribers.is_empty());
             entry.subscribers = subscribers;
+            for (id, skip) in std::mem::take(&mut entry.arriving) {
+                self.welcome(topic, stay, id, &pending[skip..]);
+            }
+            self.unflushed.extend(pending);
+        }
+    }
+
+    /// Lists a subscriber that has caught up, and sends it what has come since.
+    fn welcome(&mut self, topic: u32, stay: u64, id: ConnectionId, mut rest: &[Arc<Frame>]) {
+        if self.slab.find(id).is_none() || !self.local.list(topic, &mut self.slab, id.slot) {
+            return;
+        }
+        while !rest.is_empty() {
+            let (group, next) = rest.split_at(joinable(rest));
+            self.broadcast_group(topic, stay, group, &[id.slot]);
+            rest = next;
         }
     }
 
@@ -231,7 +247,13 @@ impl Shard {
             let slot = &mut self.slab[id.slot];
             slot.excluded = false;
             // One that publishes to a topic without subscribing to it gets nothing at all.
-            let is_subscriber = slot.subscriptions.as_slice().iter().any(|place| place.topic == topic);
+            let is_subscriber = match subscribers {
+                [one] => *one == id.slot,
+                _ => {
+                    let mut places = slot.subscriptions.as_slice().iter();
+                    places.any(|place| place.topic == topic && place.position & CATCHING_UP == 0)
+                }
+            };
             let others: Vec<_> = group.iter().filter(|frame| frame.except() != Some(id)).cloned().collect();
             if is_subscriber && !others.is_empty() {
                 self.broadcast(stay, &others, &[id.slot]);
@@ -279,8 +301,8 @@ impl Shard {
 
     /// Queues the frames of a broadcast of which the first `sent` bytes have gone out.
     fn enqueue_broadcast(&mut self, index: u32, payload: u32, mut sent: usize) {
-        let encoding = self.slab[index].form();
         let Payload::Broadcast(broadcast) = self.batch.payload_mut(payload) else { return };
+        let encoding = broadcast.encoding();
         let (topic, frames) = (broadcast.topic(), broadcast.local().to_vec());
         for frame in frames {
             let length = frame.bytes(encoding).len();

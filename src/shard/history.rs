@@ -9,10 +9,12 @@
 //!    messages that are gone already are passed over, and never outnumber the others by more than a constant.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::topics::OwnedTopic;
+use super::owned_topics::OwnedTopic;
 use crate::frame::Frame;
+use crate::position::Position;
 use crate::topic::TopicName;
 
 /// What a kept message takes in memory beside its frame's bytes: the frame itself, its counts, and the entries for it.
@@ -35,7 +37,14 @@ pub struct HistoryLimits {
 /// The last messages of one topic.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    messages: VecDeque<Arc<Frame>>,
+    messages: VecDeque<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    frame: Arc<Frame>,
+    /// What it is counted for.
+    bytes: usize,
 }
 
 impl History {
@@ -47,28 +56,33 @@ impl History {
         self.messages.is_empty()
     }
 
-    fn first_offset(&self) -> Option<u64> {
-        self.messages.front().map(|frame| frame.offset())
+    fn first(&self) -> Option<Position> {
+        self.messages.front().and_then(|kept| kept.frame.position())
     }
 
-    /// The messages behind an offset, of a topic whose last one has the offset `last`; `None` if they are not all here.
-    /// No more than fit into `bytes`, but one at least if there is one.
-    pub(super) fn after(&self, offset: u64, last: u64, bytes: usize) -> Option<Vec<Arc<Frame>>> {
+    /// Where the messages behind an offset are, of a topic whose last one has the offset `last`; `None` if they are not
+    /// all here. No more than fit into `bytes`, but one at least if there is one, or none for 0.
+    pub(super) fn after(&self, offset: u64, last: u64, bytes: usize) -> Option<Range<usize>> {
         if offset == last {
-            return Some(Vec::new());
+            return Some(0..0);
         }
-        let skip = (offset + 1).checked_sub(self.first_offset()?)?;
+        let skip = (offset + 1).checked_sub(self.first()?.offset)?;
+        let begin = usize::try_from(skip).ok()?.min(self.len());
         let mut left = bytes;
-        let mut messages = Vec::new();
-        for frame in self.messages.range(usize::try_from(skip).ok()?.min(self.messages.len())..) {
-            let cost = frame.memory_bytes() + MESSAGE_BYTES;
-            if cost > left && !messages.is_empty() {
+        let mut end = begin;
+        for kept in self.messages.range(begin..) {
+            if bytes == 0 || (kept.bytes > left && end > begin) {
                 break;
             }
-            left = left.saturating_sub(cost);
-            messages.push(frame.clone());
+            left = left.saturating_sub(kept.bytes);
+            end += 1;
         }
-        Some(messages)
+        Some(begin..end)
+    }
+
+    /// The messages at these places.
+    pub(super) fn frames(&self, range: Range<usize>) -> Vec<Arc<Frame>> {
+        self.messages.range(range).map(|kept| kept.frame.clone()).collect()
     }
 }
 
@@ -76,7 +90,7 @@ impl History {
 #[derive(Debug)]
 struct Entry {
     topic: TopicName,
-    offset: u64,
+    position: Option<Position>,
     kept_nanos: u64,
 }
 
@@ -120,10 +134,21 @@ impl Keeper {
         while history.len() >= self.limits.messages {
             self.drop_oldest(history);
         }
-        self.bytes += frame.memory_bytes() + MESSAGE_BYTES;
+        let bytes = frame.memory_bytes() + MESSAGE_BYTES;
+        self.bytes += bytes;
         self.messages += 1;
-        history.messages.push_back(frame.clone());
-        self.queue.push_back(Entry { topic: topic.clone(), offset: frame.offset(), kept_nanos: now_nanos });
+        history.messages.push_back(Kept { frame: frame.clone(), bytes });
+        let position = frame.position();
+        self.queue.push_back(Entry { topic: topic.clone(), position, kept_nanos: now_nanos });
+    }
+
+    /// Makes sure that messages have their twins with the ids, and counts those; [`Keeper::trim`] is to follow.
+    pub(super) fn add_ids(&mut self, history: &mut History, range: Range<usize>) {
+        for kept in history.messages.range_mut(range) {
+            let made = kept.frame.ensure_id();
+            kept.bytes += made;
+            self.bytes += made;
+        }
     }
 
     /// Lets everything of a topic go.
@@ -135,8 +160,8 @@ impl Keeper {
     }
 
     fn drop_oldest(&mut self, history: &mut History) {
-        if let Some(frame) = history.messages.pop_front() {
-            self.bytes -= frame.memory_bytes() + MESSAGE_BYTES;
+        if let Some(kept) = history.messages.pop_front() {
+            self.bytes -= kept.bytes;
             self.messages -= 1;
         }
         if history.messages.capacity() > 64 && history.len() < history.messages.capacity() / 4 {
@@ -150,7 +175,7 @@ impl Keeper {
             let too_old = oldest.kept_nanos.saturating_add(self.limits.age_nanos) <= now_nanos;
             let too_much = self.bytes > self.limits.bytes;
             let history = topics.get_mut(&oldest.topic).map(|topic| &mut topic.history);
-            match history.filter(|history| history.first_offset() == Some(oldest.offset)) {
+            match history.filter(|history| !history.is_empty() && history.first() == oldest.position) {
                 // Let go already, by the bound on messages or with the topic.
                 None => {}
                 Some(history) if too_old || too_much => {
@@ -163,8 +188,10 @@ impl Keeper {
         }
         if self.queue.len() > 2 * self.messages + STALE_ENTRIES {
             self.queue.retain(|entry| {
-                let first = topics.get(&entry.topic).and_then(|topic| topic.history.first_offset());
-                first.is_some_and(|first| entry.offset >= first)
+                let first = topics.get(&entry.topic).and_then(|topic| topic.history.first());
+                first.zip(entry.position).is_some_and(|(first, position)| {
+                    position.epoch == first.epoch && position.offset >= first.offset
+                })
             });
         }
     }
@@ -173,8 +200,11 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::Position;
     use crate::ws::MessageKind;
+
+    fn offsets(history: &History) -> Vec<u64> {
+        history.messages.iter().filter_map(|kept| Some(kept.frame.position()?.offset)).collect()
+    }
 
     struct Rig {
         keeper: Keeper,
@@ -198,17 +228,17 @@ mod tests {
 
         fn offsets(&self, topic: &str) -> Vec<u64> {
             let owned = &self.topics[&TopicName::new(topic).unwrap()];
-            owned.history.messages.iter().map(|frame| frame.offset()).collect()
+            offsets(&owned.history)
         }
 
         fn check(&self) {
             let kept = || self.topics.values().flat_map(|topic| &topic.history.messages);
             assert_eq!(self.keeper.messages(), kept().count());
-            let bytes: usize = kept().map(|frame| frame.memory_bytes() + MESSAGE_BYTES).sum();
+            let bytes: usize = kept().map(|kept| kept.bytes).sum();
             assert_eq!(self.keeper.bytes(), bytes);
             assert!(self.keeper.queue.len() <= 2 * self.keeper.messages() + STALE_ENTRIES);
             for topic in self.topics.values() {
-                let offsets: Vec<u64> = topic.history.messages.iter().map(|frame| frame.offset()).collect();
+                let offsets = offsets(&topic.history);
                 assert!(offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a gap");
                 assert!(offsets.last().is_none_or(|last| *last == topic.offset), "not to the end");
             }
@@ -253,17 +283,34 @@ mod tests {
         (0..10).for_each(|n| rig.publish("a", 100, n));
         let history = &rig.topics[&TopicName::new("a").unwrap()].history;
         let after = |offset, last, bytes| {
-            let messages = history.after(offset, last, bytes)?;
-            Some(messages.iter().map(|frame| frame.offset()).collect::<Vec<_>>())
+            let frames = history.frames(history.after(offset, last, bytes)?);
+            Some(frames.iter().filter_map(|frame| Some(frame.position()?.offset)).collect::<Vec<_>>())
         };
         assert_eq!(after(6, 10, usize::MAX), Some(vec![7, 8, 9, 10]));
         assert_eq!(after(9, 10, usize::MAX), Some(vec![10]));
         assert_eq!(after(10, 10, usize::MAX), Some(vec![]));
         assert_eq!(after(5, 10, usize::MAX), None, "the sixth is gone");
-        assert_eq!(after(6, 10, 0), Some(vec![7]), "one at least");
+        assert_eq!(after(6, 10, 1), Some(vec![7]), "one at least");
+        assert_eq!(after(6, 10, 0), Some(vec![]), "only whether they are there");
         assert_eq!(after(6, 10, 2 * (102 + MESSAGE_BYTES)), Some(vec![7, 8]));
-        assert_eq!(History::default().after(3, 3, 0).map(|none| none.len()), Some(0));
+        assert_eq!(History::default().after(3, 3, 0), Some(0..0));
         assert!(History::default().after(2, 3, 0).is_none());
+    }
+
+    #[test]
+    fn twins_that_are_made_later_count() {
+        let mut rig = Rig::new(10, u64::MAX, 10 * (100 + 2 + MESSAGE_BYTES));
+        (0..10).for_each(|n| rig.publish("a", 100, n));
+        let before = rig.keeper.bytes();
+        let owned = rig.topics.values_mut().next().unwrap();
+        for _ in 0..2 {
+            rig.keeper.add_ids(&mut owned.history, 2..8);
+        }
+        assert!(rig.keeper.bytes() > before + 6 * 100 && rig.keeper.bytes() < before + 6 * 200);
+        rig.check();
+        rig.keeper.trim(&mut rig.topics, 10);
+        assert!(rig.keeper.messages() < 10, "and others go for them");
+        rig.check();
     }
 
     #[test]

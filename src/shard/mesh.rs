@@ -84,6 +84,8 @@ struct Outgoing {
     ring: Producer<ToShard>,
     overflow: VecDeque<ToShard>,
     overflow_bytes: usize,
+    /// Messages in the overflow that had to be asked for a place.
+    overflow_places: usize,
     pushed: bool,
 }
 
@@ -136,7 +138,7 @@ impl Mesh {
     #[must_use]
     pub fn has_room(&self, to: usize) -> bool {
         self.outgoing[to].as_ref().is_none_or(|outgoing| {
-            outgoing.overflow.len() < OVERFLOW_MESSAGES && outgoing.overflow_bytes < OVERFLOW_BYTES
+            outgoing.overflow_places < OVERFLOW_MESSAGES && outgoing.overflow_bytes < OVERFLOW_BYTES
         })
     }
 
@@ -144,7 +146,7 @@ impl Mesh {
     #[must_use]
     pub fn room(&self, to: usize) -> usize {
         match (&self.outgoing[to], self.has_room(to)) {
-            (Some(outgoing), true) => OVERFLOW_MESSAGES - outgoing.overflow.len(),
+            (Some(outgoing), true) => OVERFLOW_MESSAGES - outgoing.overflow_places,
             _ => 0,
         }
     }
@@ -163,6 +165,7 @@ impl Mesh {
         if let Some(message) = refused {
             self.stats.ring_full[to].add(1);
             outgoing.overflow_bytes += message.payload_bytes();
+            outgoing.overflow_places += usize::from(message.takes_place());
             outgoing.overflow.push_back(message);
         }
     }
@@ -196,12 +199,13 @@ impl Mesh {
     pub fn retry_overflow(&mut self) {
         for outgoing in self.outgoing.iter_mut().flatten() {
             while let Some(message) = outgoing.overflow.pop_front() {
-                let bytes = message.payload_bytes();
+                let (bytes, place) = (message.payload_bytes(), message.takes_place());
                 if let Some(message) = outgoing.ring.try_push(message) {
                     outgoing.overflow.push_front(message);
                     break;
                 }
                 outgoing.overflow_bytes -= bytes;
+                outgoing.overflow_places -= usize::from(place);
                 outgoing.pushed = true;
             }
         }
@@ -318,7 +322,13 @@ pub fn connect(stats: &[Arc<ShardStats>]) -> io::Result<(Vec<Mesh>, ControlLink)
             (to != shard).then(|| {
                 let (ring, consumer) = spsc_queue::make(RING_MESSAGES);
                 incoming[to].push(consumer);
-                Outgoing { ring, overflow: VecDeque::new(), overflow_bytes: 0, pushed: false }
+                Outgoing {
+                    ring,
+                    overflow: VecDeque::new(),
+                    overflow_bytes: 0,
+                    overflow_places: 0,
+                    pushed: false,
+                }
             })
         });
         let outgoing = outgoing.collect();

@@ -116,7 +116,8 @@ pub enum ToShard {
         /// Number of the request.
         request: u64,
     },
-    /// From the owner to a shard with subscribers: close them with 1000. They get what was delivered before.
+    /// From the owner to a shard with subscribers: close them with 1000. They get what was
+    /// delivered before; those that are catching up do not get the rest of it.
     CloseSubscribers {
         /// The topic.
         topic: TopicName,
@@ -154,8 +155,10 @@ pub struct ReplayRequest {
     pub ticket: Ticket,
     /// Where to begin.
     pub start: Start,
-    /// Most bytes of the answer; more is asked for again.
+    /// Most bytes of the answer, but for one message; more is asked for again. With 0 no message is wanted yet.
     pub bytes: usize,
+    /// Whether the messages need their twins with the ids.
+    pub with_ids: bool,
 }
 
 /// What a subscriber has missed, or a part of it.
@@ -262,5 +265,19 @@ impl ToShard {
             Self::Publish { frame, .. } | Self::Deliver { frame, .. } => frame.memory_bytes(),
             _ => 0,
         }
+    }
+
+    /// Whether a sender asks for a place before it sends this. What subscribers bring about is sent in any case, and
+    /// must not take the places of messages: a crowd that comes back would have publishers refused.
+    #[must_use]
+    pub fn takes_place(&self) -> bool {
+        !matches!(
+            self,
+            Self::Subscribers { .. }
+                | Self::Joined { .. }
+                | Self::JoinRefused { .. }
+                | Self::Replay(_)
+                | Self::Replayed(_)
+        )
     }
 }

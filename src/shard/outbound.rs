@@ -90,8 +90,12 @@ impl Outbound {
     /// too, so that tiny messages do not take many times the limit. The first piece always has a place, so that
     /// a message larger than the limit on an otherwise idle connection is not refused.
     pub(super) fn is_over(&self, bytes: usize, limit: usize) -> bool {
-        let queue = self.pieces.len() * size_of::<Piece>();
-        !self.pieces.is_empty() && self.queued_bytes() + queue + bytes > limit
+        !self.pieces.is_empty() && self.cost() + bytes > limit
+    }
+
+    /// What waits, as it counts towards the limit.
+    pub(super) fn cost(&self) -> usize {
+        self.queued_bytes() + self.pieces.len() * size_of::<Piece>()
     }
 
     /// Queues a piece of which the first `sent` bytes have gone out already; only a first piece may have.

@@ -61,11 +61,10 @@ impl Shard {
         if owned_here {
             let audience = entry.audience();
             self.owned.set_subscribers(topic, audience, self.now_nanos);
-        } else if catching_up || (!entry.joined && entry.count() == 1) {
+        } else if !self.local.is_known(number) {
             // At once, and so ahead of what this very connection may publish or ask for in the same pass.
-            let (topic, shard, stay) = (topic.clone(), self.mesh.shard() as u16, entry.stay);
-            let (count, encodings) = (entry.count(), entry.encodings());
-            self.mesh.send(owner, ToShard::Subscribers { topic, shard, count, encodings, stay });
+            let report = self.local.report(number);
+            self.send_report(report);
         }
         Some(number)
     }
@@ -104,12 +103,15 @@ impl Shard {
     /// Tells the owners of topics whose number of subscribers here has changed in this pass.
     pub(super) fn report_subscribers(&mut self) {
         while let Some(report) = self.local.next_changed() {
-            if report.owner != self.mesh.shard() {
-                let (topic, shard) = (report.name, self.mesh.shard() as u16);
-                let Report { count, encodings, stay, .. } = report;
-                let message = ToShard::Subscribers { topic, shard, count, encodings, stay };
-                self.mesh.send(report.owner, message);
-            }
+            self.send_report(report);
+        }
+    }
+
+    fn send_report(&mut self, report: Option<Report>) {
+        if let Some(report) = report.filter(|report| report.owner != self.mesh.shard()) {
+            let Report { name: topic, owner, count, encodings, stay } = report;
+            let shard = self.mesh.shard() as u16;
+            self.mesh.send(owner, ToShard::Subscribers { topic, shard, count, encodings, stay });
         }
     }
 
@@ -159,6 +161,9 @@ impl Shard {
                 let message = ToShard::Deliver { topic: topic.clone(), frame: frame.clone() };
                 self.mesh.send(shard, message);
             }
+        }
+        if receipt.subscribers == 0 {
+            self.owned.note_message(&topic, self.now_nanos);
         }
         if self.settings.history.messages > 0 {
             self.owned.keep(&topic, &frame, self.now_nanos);

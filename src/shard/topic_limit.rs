@@ -1,7 +1,7 @@
 //! The limit on topics, and what those are told whose topic would be one too many.
 //!
-//! Each shard may own an equal share of `max_topics`; topics that nobody uses count until they expire. Topics that
-//! there are go on as before. A publisher is refused as when the shards cannot take more. A subscriber whose
+//! Each shard may own an equal share of `max_topics`; a topic without messages counts as long as it has subscribers, any
+//! other until it is forgotten. Topics that there are go on as before. A publisher is refused as when the shards cannot take more. A subscriber whose
 //! handshake is still held back is answered with 503, any other is closed with 1013.
 
 use super::Shard;

@@ -1,5 +1,5 @@
-//! Topics as one shard sees them: its own subscribers of each ([`LocalTopics`]), and for the topics it owns,
-//! which shards have subscribers and what the last offset was ([`OwnedTopics`]).
+//! Topics as one shard sees them: its own subscribers of each. What a topic's owner knows is in
+//! [`super::owned_topics`].
 //!
 //! Invariants:
 //! 1. A topic's owner is the same for every core ([`TopicName::owner`]), and all its messages pass through it:
@@ -13,22 +13,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::history::{History, HistoryLimits, Keeper};
 use super::slab::{Slab, Slot, Subscription};
 use crate::compression::{Encoding, Encodings};
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
-use crate::position::Position;
 use crate::topic::TopicName;
 
-/// How long the owner remembers the offset of a topic that nobody subscribes to, in nanoseconds.
-pub(super) const IDLE_TOPIC_NANOS: u64 = 300_000_000_000;
-
-/// Topics without subscribers that an owner remembers; beyond it the one longest idle is forgotten.
-pub(super) const IDLE_TOPICS: usize = 100_000;
-
-/// The position of a subscriber that is catching up.
-pub(super) const CATCHING_UP: u32 = u32::MAX;
+/// Marks the position of a subscriber that is catching up: the other bits are its index among those.
+pub(super) const CATCHING_UP: u32 = 1 << 31;
 
 /// A topic with subscribers on this shard.
 #[derive(Debug)]
@@ -40,6 +32,10 @@ pub(super) struct LocalTopic {
     pub(super) subscribers: Vec<u32>,
     /// Slots of those that are to be subscribers once they have what came before.
     pub(super) catching_up: Vec<u32>,
+    /// Those of them that have it, each with the number of pending messages that were in it.
+    pub(super) arriving: Vec<(ConnectionId, usize)>,
+    /// What the owner was told last.
+    reported: (u32, Encodings),
     /// How many of both use each encoding.
     encodings: [u32; Encoding::COUNT],
     /// Whether the owner has confirmed that messages reach this shard.
@@ -122,6 +118,8 @@ impl LocalTopics {
             owner,
             subscribers: Vec::new(),
             catching_up: Vec::new(),
+            arriving: Vec::new(),
+            reported: <_>::default(),
             encodings: [0; Encoding::COUNT],
             joined,
             waiting: Vec::new(),
@@ -146,7 +144,8 @@ impl LocalTopics {
         }
         let entry = self.topics[topic as usize].as_mut().expect("a number in use names a topic");
         if catching_up {
-            subscriptions.push(Subscription { topic, position: CATCHING_UP });
+            let position = CATCHING_UP | entry.catching_up.len() as u32;
+            subscriptions.push(Subscription { topic, position });
             entry.catching_up.push(slot);
         } else {
             subscriptions.push(Subscription { topic, position: entry.subscribers.len() as u32 });
@@ -157,15 +156,38 @@ impl LocalTopics {
         true
     }
 
-    /// Puts a subscriber that was catching up into the list: it gets whatever is delivered from now on.
-    pub(super) fn go_live(&mut self, topic: u32, slab: &mut Slab, slot: u32) {
-        let entry = self.topics[topic as usize].as_mut().expect("a number in use names a topic");
-        let places = slab[slot].subscriptions.as_mut_slice();
-        let place = places.iter_mut().find(|place| place.topic == topic && place.position == CATCHING_UP);
-        if let Some(place) = place {
-            entry.catching_up.retain(|&other| other != slot);
-            place.position = entry.subscribers.len() as u32;
-            entry.subscribers.push(slot);
+    /// Has a subscriber that was catching up get whatever is delivered from now on. With messages pending, which it has,
+    /// it is listed when those are out ([`LocalTopics::list`]).
+    pub(super) fn go_live(&mut self, topic: u32, slab: &mut Slab, id: ConnectionId) {
+        let entry = self.get_mut(topic);
+        if entry.pending.is_empty() {
+            self.list(topic, slab, id.slot);
+        } else {
+            entry.arriving.push((id, entry.pending.len()));
+        }
+    }
+
+    /// Puts a subscriber that was catching up into the list; false if it is none, any more.
+    pub(super) fn list(&mut self, topic: u32, slab: &mut Slab, slot: u32) -> bool {
+        let places = slab[slot].subscriptions.as_slice();
+        let Some(place) = places.iter().find(|place| place.topic == topic) else { return false };
+        if place.position & CATCHING_UP == 0 {
+            return false;
+        }
+        let index = place.position & !CATCHING_UP;
+        self.leave_catching_up(topic, slab, index);
+        let entry = self.get_mut(topic);
+        let position = entry.subscribers.len() as u32;
+        entry.subscribers.push(slot);
+        set_position(slab, slot, topic, position);
+        true
+    }
+
+    fn leave_catching_up(&mut self, topic: u32, slab: &mut Slab, index: u32) {
+        let catching_up = &mut self.get_mut(topic).catching_up;
+        catching_up.swap_remove(index as usize);
+        if let Some(&moved) = catching_up.get(index as usize) {
+            set_position(slab, moved, topic, CATCHING_UP | index);
         }
     }
 
@@ -175,19 +197,16 @@ impl LocalTopics {
             return false;
         };
         let encoding = slab[slot].form().index();
-        let LocalTopic { subscribers, catching_up, encodings, .. } = self.get_mut(topic);
-        encodings[encoding] -= 1;
-        if subscription.position == CATCHING_UP {
-            catching_up.retain(|&other| other != slot);
+        self.get_mut(topic).encodings[encoding] -= 1;
+        if subscription.position & CATCHING_UP != 0 {
+            self.leave_catching_up(topic, slab, subscription.position & !CATCHING_UP);
             self.note_change(topic);
             return true;
         }
+        let subscribers = &mut self.get_mut(topic).subscribers;
         subscribers.swap_remove(subscription.position as usize);
         if let Some(&moved) = subscribers.get(subscription.position as usize) {
-            let places = slab[moved].subscriptions.as_mut_slice();
-            if let Some(place) = places.iter_mut().find(|place| place.topic == topic) {
-                place.position = subscription.position;
-            }
+            set_position(slab, moved, topic, subscription.position);
         }
         if subscribers.capacity() > 64 && subscribers.len() < subscribers.capacity() / 4 {
             subscribers.shrink_to(subscribers.len() * 2);
@@ -224,27 +243,50 @@ impl LocalTopics {
         self.dirty.pop_front()
     }
 
-    /// Takes a topic whose number of subscribers has changed, and forgets the topic when there are none left.
-    /// To be called when no messages are pending.
-    pub(super) fn next_changed(&mut self) -> Option<Report> {
-        let topic = self.changed.pop()?;
+    /// What the owner is to be told of a topic's subscribers; `None` if it has been told so already.
+    pub(super) fn report(&mut self, topic: u32) -> Option<Report> {
         let entry = self.get_mut(topic);
-        entry.changed = false;
-        debug_assert!(entry.pending.is_empty());
-        let count = entry.count();
-        let report = Report {
+        let (count, encodings) = (entry.count(), entry.encodings());
+        let earlier = std::mem::replace(&mut entry.reported, (count, encodings));
+        (earlier != (count, encodings)).then(|| Report {
             name: entry.name.clone(),
             owner: entry.owner,
             count,
-            encodings: entry.encodings(),
+            encodings,
             stay: entry.stay,
-        };
-        if count == 0 {
+        })
+    }
+
+    /// Whether the owner knows that there are subscribers here, and of all encodings that they use.
+    pub(super) fn is_known(&mut self, topic: u32) -> bool {
+        let entry = self.get_mut(topic);
+        let (count, encodings) = entry.reported;
+        count > 0 && encodings.union(entry.encodings()) == encodings
+    }
+
+    /// Takes a topic whose number of subscribers has changed, and forgets it when there are none left; with what the
+    /// owner is to be told. To be called when no messages are pending.
+    pub(super) fn next_changed(&mut self) -> Option<Option<Report>> {
+        let topic = self.changed.pop()?;
+        let report = self.report(topic);
+        let entry = self.get_mut(topic);
+        entry.changed = false;
+        debug_assert!(entry.pending.is_empty());
+        if entry.count() == 0 {
+            let name = entry.name.clone();
             self.topics[topic as usize] = None;
-            self.by_name.remove(&report.name);
+            self.by_name.remove(&name);
             self.free.push(topic);
         }
         Some(report)
+    }
+}
+
+/// Tells a slot where it stands in a topic.
+fn set_position(slab: &mut Slab, slot: u32, topic: u32, position: u32) {
+    let places = slab[slot].subscriptions.as_mut_slice();
+    if let Some(place) = places.iter_mut().find(|place| place.topic == topic) {
+        place.position = position;
     }
 }
 
@@ -256,154 +298,6 @@ pub(super) struct Audience {
     pub(super) encodings: Encodings,
 }
 
-/// A topic that this shard orders.
-#[derive(Debug, Default)]
-pub(super) struct OwnedTopic {
-    /// Names the time since the topic was made; offsets count within it.
-    pub(super) epoch: u64,
-    /// Its last messages.
-    pub(super) history: History,
-    /// Shards with subscribers.
-    pub(super) shards: Vec<Audience>,
-    /// Offset of the last message; 0 before the first.
-    pub(super) offset: u64,
-    /// Whether it stands in the queue of idle topics; at most once.
-    queued: bool,
-    /// Time in nanoseconds of the last publish or change.
-    used: u64,
-}
-
-impl OwnedTopic {
-    /// Subscribers on all shards.
-    pub(super) fn subscribers(&self) -> u64 {
-        self.shards.iter().map(|audience| u64::from(audience.count)).sum()
-    }
-
-    /// Place of the last message.
-    pub(super) fn position(&self) -> Position {
-        Position { epoch: self.epoch, offset: self.offset }
-    }
-
-    /// Encodings other than plain that they use.
-    pub(super) fn encodings(&self) -> Encodings {
-        self.shards.iter().fold(Encodings::default(), |all, audience| all.union(audience.encodings))
-    }
-}
-
-/// The topics that this shard owns.
-#[derive(Debug, Default)]
-pub(super) struct OwnedTopics {
-    topics: HashMap<TopicName, OwnedTopic>,
-    /// Topics to be looked at: those that became idle, in that order. Some are in use again.
-    idle: VecDeque<(u64, TopicName)>,
-    pub(super) keeper: Keeper,
-    /// Epoch of topics that are made now. It changes when a topic is forgotten, because its offsets begin anew if it
-    /// is used again, and must not be taken for the old ones.
-    epoch: u64,
-}
-
-impl OwnedTopics {
-    pub(super) fn new(epoch: u64, limits: HistoryLimits) -> Self {
-        Self { epoch, keeper: Keeper::new(limits), ..Self::default() }
-    }
-
-    /// Place in a topic that is not remembered.
-    pub(super) fn beginning(&self) -> Position {
-        Position { epoch: self.epoch, offset: 0 }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.topics.len()
-    }
-
-    /// The topic, if it is remembered.
-    pub(super) fn find(&self, name: &TopicName) -> Option<&OwnedTopic> {
-        self.topics.get(name)
-    }
-
-    /// The topic; it is made if nobody has used it before.
-    pub(super) fn enter(&mut self, name: &TopicName, now_nanos: u64) -> &mut OwnedTopic {
-        if !self.topics.contains_key(name) {
-            let new = OwnedTopic { epoch: self.epoch, queued: true, ..OwnedTopic::default() };
-            self.topics.insert(name.clone(), new);
-            self.idle.push_back((now_nanos, name.clone()));
-        }
-        let topic = self.topics.get_mut(name).expect("just entered");
-        topic.used = now_nanos;
-        topic
-    }
-
-    /// Keeps a message that has just got its place in a topic.
-    pub(super) fn keep(&mut self, name: &TopicName, frame: &Arc<Frame>, now_nanos: u64) {
-        if let Some(topic) = self.topics.get_mut(name) {
-            self.keeper.keep(name, &mut topic.history, frame, now_nanos);
-            self.keeper.trim(&mut self.topics, now_nanos);
-        }
-    }
-
-    /// Lets go what is kept of a topic.
-    pub(super) fn clear_history(&mut self, name: &TopicName) {
-        if let Some(topic) = self.topics.get_mut(name) {
-            self.keeper.clear(&mut topic.history);
-        }
-    }
-
-    /// Notes a shard's number of subscribers; true if the shard had none before and has some now.
-    pub(super) fn set_subscribers(&mut self, name: &TopicName, audience: Audience, now_nanos: u64) -> bool {
-        let topic = self.enter(name, now_nanos);
-        let place = topic.shards.iter().position(|other| other.shard == audience.shard);
-        match (place, audience.count) {
-            (None, 0) => false,
-            (None, _) => {
-                topic.shards.push(audience);
-                true
-            }
-            (Some(place), 0) => {
-                topic.shards.swap_remove(place);
-                if topic.shards.is_empty() && !std::mem::replace(&mut topic.queued, true) {
-                    self.idle.push_back((now_nanos, name.clone()));
-                }
-                false
-            }
-            (Some(place), _) => {
-                topic.shards[place] = audience;
-                false
-            }
-        }
-    }
-
-    /// Forgets topics that have been idle for too long, or are too many, and messages that are too old. A topic of which
-    /// messages are kept is not idle for too long.
-    pub(super) fn expire(&mut self, now_nanos: u64) {
-        self.keeper.trim(&mut self.topics, now_nanos);
-        while let Some((since, _)) = self.idle.front() {
-            let too_many = self.idle.len() > IDLE_TOPICS;
-            if since.saturating_add(IDLE_TOPIC_NANOS) > now_nanos && !too_many {
-                return;
-            }
-            let Some((since, name)) = self.idle.pop_front() else { return };
-            let Some(topic) = self.topics.get_mut(&name) else { continue };
-            topic.queued = false;
-            if !topic.shards.is_empty() {
-                continue;
-            }
-            // Used in the meantime: it goes to the back of the queue once, however often it was used.
-            let keep_since = match topic.history.is_empty() {
-                true => topic.used,
-                false => now_nanos,
-            };
-            if keep_since > since && !too_many {
-                topic.queued = true;
-                self.idle.push_back((keep_since, name));
-            } else {
-                self.keeper.clear(&mut topic.history);
-                self.topics.remove(&name);
-                self.epoch = self.epoch.wrapping_add(1);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -413,10 +307,6 @@ mod tests {
 
     fn name(text: &str) -> TopicName {
         TopicName::new(text).unwrap()
-    }
-
-    fn audience(shard: usize, count: u32) -> Audience {
-        Audience { shard, count, encodings: Encodings::default() }
     }
 
     fn slab(slots: usize) -> Slab {
@@ -442,12 +332,17 @@ mod tests {
             if seed >> 60 & 1 == 0 {
                 assert_eq!(topics.add(topic, &mut slab, slot, seed >> 45 & 1 == 0), !known);
                 if seed >> 46 & 1 == 0 {
-                    topics.go_live(topic, &mut slab, slot);
+                    let id = slab.id(slot);
+                    topics.go_live(topic, &mut slab, id);
                 }
             } else {
                 assert_eq!(topics.remove(topic, &mut slab, slot), known);
             }
             for &topic in &numbers {
+                for (index, &slot) in topics.get_mut(topic).catching_up.iter().enumerate() {
+                    let place = Subscription { topic, position: CATCHING_UP | index as u32 };
+                    assert!(slab[slot].subscriptions.as_slice().contains(&place));
+                }
                 for (position, &slot) in topics.get_mut(topic).subscribers.iter().enumerate() {
                     let place = Subscription { topic, position: position as u32 };
                     assert!(slab[slot].subscriptions.as_slice().contains(&place));
@@ -466,12 +361,12 @@ mod tests {
         let topic = topics.enter(&name("a"), 5, false);
         topics.add(topic, &mut slab, 0, false);
         topics.add(topic, &mut slab, 1, true);
-        let report = topics.next_changed().unwrap();
+        let report = topics.next_changed().flatten().unwrap();
         assert_eq!((report.name, report.owner, report.count), (name("a"), 5, 2));
         assert_eq!(topics.next_changed(), None);
         topics.remove(topic, &mut slab, 0);
         topics.remove(topic, &mut slab, 1);
-        assert_eq!(topics.next_changed().unwrap().count, 0);
+        assert_eq!(topics.next_changed().flatten().unwrap().count, 0);
         assert_eq!(topics.find(&name("a")), None);
         let again = topics.enter(&name("a"), 5, false);
         assert_ne!(topics.get_mut(again).stay, report.stay, "a second stay has a number of its own");
@@ -487,36 +382,5 @@ mod tests {
         assert_eq!(topics.next_dirty(), Some(topic));
         assert_eq!(topics.next_dirty(), None);
         assert_eq!(topics.get_mut(topic).pending.len(), 3);
-    }
-
-    #[test]
-    fn the_owner_counts_by_shard_and_forgets_idle_topics() {
-        let mut topics = OwnedTopics::default();
-        assert!(topics.set_subscribers(&name("a"), audience(1, 5), 0));
-        assert!(!topics.set_subscribers(&name("a"), audience(1, 7), 0));
-        assert!(topics.set_subscribers(&name("a"), audience(2, 1), 0));
-        assert_eq!(topics.enter(&name("a"), 0).subscribers(), 8);
-        topics.enter(&name("a"), 0).offset = 9;
-        topics.expire(u64::MAX);
-        assert_eq!(topics.len(), 1, "in use");
-        topics.set_subscribers(&name("a"), audience(1, 0), 100);
-        topics.set_subscribers(&name("a"), audience(2, 0), 100);
-        topics.expire(100 + IDLE_TOPIC_NANOS - 1);
-        assert_eq!(topics.enter(&name("a"), 200).offset, 9, "still remembered");
-        topics.expire(100 + IDLE_TOPIC_NANOS);
-        assert_eq!(topics.enter(&name("a"), 200).offset, 9, "used again at 200");
-        topics.expire(200 + IDLE_TOPIC_NANOS);
-        assert_eq!(topics.len(), 0);
-    }
-
-    #[test]
-    fn idle_topics_are_bounded_in_number() {
-        let mut topics = OwnedTopics::default();
-        for n in 0..IDLE_TOPICS + 50 {
-            topics.enter(&name(&n.to_string()), 1);
-        }
-        topics.expire(2);
-        assert_eq!(topics.len(), IDLE_TOPICS);
-        assert!(!topics.topics.contains_key(&name("49")) && topics.topics.contains_key(&name("50")));
     }
 }
