@@ -1,13 +1,14 @@
 //! What a program begins with: [`App`] for several components, each on its path, [`Server`] for one.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::config::{Config, ControlAddress, KEEPALIVE_MILLIS};
+use crate::control::Reload;
 use crate::path_pattern::PathPattern;
 use crate::routes::MAX_ROUTES;
-use crate::server::{RunningServer, StartError, launch};
+use crate::server::{RunningServer, StartError, Surroundings, launch};
 use crate::ws::OriginPolicy;
 use crate::ws::handshake::is_host;
 use crate::ws_server::{IntoWsServer, RouteSpec};
@@ -39,6 +40,7 @@ pub struct App {
     /// The host that requests must name, unless a route has another.
     host: Option<String>,
     routes: Vec<RouteSpec>,
+    surroundings: Surroundings,
     /// The first thing that is wrong.
     fault: Option<String>,
 }
@@ -58,7 +60,7 @@ impl App {
     /// An app for requests to any host, with these settings; those of the server binary's own routes (origins,
     /// sub-protocols, echo, publishing by clients) are not looked at.
     pub fn from_config(config: Config) -> Self {
-        Self { config, host: None, routes: Vec::new(), fault: None }
+        Self { config, host: None, routes: Vec::new(), surroundings: Surroundings::default(), fault: None }
     }
 
     /// The address to listen on instead of 127.0.0.1, such as 0.0.0.0 for all.
@@ -75,6 +77,36 @@ impl App {
     /// Opens the control port (publish by HTTP, metrics, health) there.
     pub fn control(self, address: SocketAddr) -> Self {
         self.configure(|config| config.control = ControlAddress::At(address))
+    }
+
+    /// Serves on these sockets, which listen already, instead of opening those of the configuration: a service
+    /// manager hands them over. One for an address is shared by all cores; of several for one address
+    /// (SO_REUSEPORT) each core has its own. With none, nothing changes.
+    ///
+    /// A drain leaves alone who waits at them: whoever holds them open serves those next.
+    pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
+        self.surroundings.listeners.extend(listeners);
+        self
+    }
+
+    /// The same for the control port.
+    pub fn control_listener(mut self, listener: TcpListener) -> Self {
+        self.surroundings.control_listener = Some(listener);
+        self
+    }
+
+    /// Has SIGHUP change settings of the running server, if it is started by [`App::run`] or
+    /// [`App::start_for_process`]. `load` reads them, or says in one line why not: then the old ones stay. `apply`
+    /// is told of those that are in force from now on; what of them is the server's own business has been seen to.
+    ///
+    /// Both are called on the control thread.
+    pub fn on_reload(
+        mut self,
+        load: impl Fn() -> Result<Config, String> + Send + 'static,
+        apply: impl Fn(&Config) + Send + 'static,
+    ) -> Self {
+        self.surroundings.reload = Some(Reload { load: Box::new(load), apply: Box::new(apply) });
+        self
     }
 
     /// Changes any setting; see [`Config`].
@@ -94,7 +126,7 @@ impl App {
             Ok(pattern) => pattern,
             Err(error) => return self.with_fault(Some(error.to_string())),
         };
-        let (host, origins) = (self.host.clone(), OriginPolicy::SameHost);
+        let (host, origins) = (self.host.clone(), Some(OriginPolicy::SameHost));
         self.routes.push(RouteSpec { pattern, host, origins, server });
         self
     }
@@ -104,11 +136,24 @@ impl App {
     pub fn allowed_origins<O: Into<String>>(mut self, origins: impl IntoIterator<Item = O>) -> Self {
         let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
         match (OriginPolicy::parse(&origins), self.routes.last_mut()) {
-            (Ok(policy), Some(route)) => route.origins = policy,
+            (Ok(policy), Some(route)) => route.origins = Some(policy),
             (Err(error), _) => return self.with_fault(Some(format!("allowed origin {error}"))),
             (Ok(_), None) => {
                 return self
                     .with_fault(Some("allowed_origins must follow the route that it is for".to_owned()));
+            }
+        }
+        self
+    }
+
+    /// Has the route that was added last allow the origins that the configuration names
+    /// ([`Config::allowed_origins`]), also after a reload ([`App::on_reload`]).
+    pub fn configured_origins(mut self) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.origins = None,
+            None => {
+                let fault = "configured_origins must follow the route that it is for".to_owned();
+                return self.with_fault(Some(fault));
             }
         }
         self
@@ -140,7 +185,8 @@ impl App {
         self.launch(false)
     }
 
-    /// As [`App::start`], for a program that is nothing but this server: SIGTERM and SIGINT end it.
+    /// As [`App::start`], for a program that is nothing but this server: SIGTERM and SIGINT end it, and a service
+    /// manager (`NOTIFY_SOCKET`) is told when it is ready, reloads and stops.
     ///
     /// # Errors
     /// [`StartError`], when it cannot start; nothing is left running then.
@@ -148,7 +194,7 @@ impl App {
         self.launch(true)
     }
 
-    fn launch(self, handle_signals: bool) -> Result<RunningServer, StartError> {
+    fn launch(self, for_process: bool) -> Result<RunningServer, StartError> {
         let wrong = |route: &&RouteSpec| {
             let (keep_alive, (least, most)) = (route.server.keep_alive(Duration::ZERO), KEEPALIVE_MILLIS);
             let range = Duration::from_millis(least)..=Duration::from_millis(most);
@@ -165,7 +211,7 @@ impl App {
         };
         match fault {
             Some(fault) => Err(StartError::Route(fault)),
-            None => launch(&self.config, self.routes, handle_signals),
+            None => launch(self.config, self.routes, Surroundings { for_process, ..self.surroundings }),
         }
     }
 

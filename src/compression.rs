@@ -110,6 +110,11 @@ impl Compressors {
         Self { deflaters: Default::default(), payload: Vec::new(), min_bytes, compressions: 0 }
     }
 
+    /// Changes the least size that is compressed.
+    pub fn set_min_bytes(&mut self, min_bytes: usize) {
+        self.min_bytes = min_bytes;
+    }
+
     /// Compressions done so far.
     #[must_use]
     pub fn compressions(&self) -> u64 {

@@ -86,6 +86,7 @@
 //! | `shard` | connections, topics, fan-out of one core | its shard |
 //! | `control` | HTTP API, metrics, signals | the control thread |
 //! | [`ws`] | the protocol, without sockets, clocks or a runtime | anywhere |
+//! | `service_manager` | what systemd is told | start, the control thread |
 //! | `topic`, `frame`, `compression`, `arena`, `clock` | names, encoded messages, bytes of a pass, time | anywhere |
 //!
 //! Imports point one way: `app` → `server` → `control` → `shard` → `routes` → `component` → `ws`.
@@ -121,6 +122,7 @@ mod path_pattern;
 mod position;
 mod routes;
 mod server;
+mod service_manager;
 mod topic;
 mod ws_server;
 

@@ -1,23 +1,21 @@
 //! The server binary: arguments, log, start, exit code.
 
+mod activation;
 mod beginnings;
+mod log;
 mod push;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-
-use corecast::RunningServer;
-use corecast::config::{self, Action, Config, LogFormat, LogLevel};
+use corecast::config::{self, Action, Config, Invocation, LoadError};
+use corecast::{AddressRules, App, RunningServer};
 
 /// Exit code when the server could not run to its end.
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    let invocation = match config::load(std::env::args_os(), |name| std::env::var_os(name)) {
+    let invocation = match load() {
         Ok(invocation) => invocation,
         Err(error) => {
             error.print();
@@ -31,6 +29,10 @@ fn main() -> ExitCode {
     }
 }
 
+fn load() -> Result<Invocation, LoadError> {
+    config::load(std::env::args_os(), |name| std::env::var_os(name))
+}
+
 fn print_config(config: &Config) -> ExitCode {
     let printed = config.to_toml().map_err(io::Error::other);
     match printed.and_then(|text| io::stdout().write_all(text.as_bytes())) {
@@ -40,11 +42,16 @@ fn print_config(config: &Config) -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    start_log(config.log_format, config.log);
+    let log = log::start(config.log_format, config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let server = match push::app(config).start_for_process() {
+    let sockets = match activation::sockets(config.control) {
+        Ok(sockets) => sockets,
+        Err(error) => return fail(format!("cannot use a socket that was handed over: {error}"), FAILURE),
+    };
+    let app = reloadable(config, log);
+    let server = match sockets.give_to(app).start_for_process() {
         Ok(server) => server,
         Err(error) => return fail(&error, error.exit_code()),
     };
@@ -53,6 +60,26 @@ fn run(config: Config) -> ExitCode {
     match server.wait() {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => fail(error, FAILURE),
+    }
+}
+
+/// The app, with what of its settings SIGHUP changes beside the server's own: who is denied, and the log's level.
+fn reloadable(config: Config, log: log::Log) -> App {
+    let denied = AddressRules::default();
+    deny(&denied, &config);
+    let app = push::app(config, &denied);
+    let load = || load().map(|invocation| invocation.config).map_err(|error| error.to_string());
+    app.on_reload(load, move |config| {
+        deny(&denied, config);
+        log.set_level(config.log);
+    })
+}
+
+fn deny(rules: &AddressRules, config: &Config) {
+    let networks: Vec<String> = config.deny_ip.iter().map(ToString::to_string).collect();
+    if let Err(error) = rules.replace(networks.iter().map(String::as_str)) {
+        // What was read as a network is written as one.
+        tracing::error!(%error, "the deny list stays as it was");
     }
 }
 
@@ -74,26 +101,4 @@ fn announce(server: &RunningServer) -> io::Result<()> {
     writeln!(out, "Cores      {} (CPU {})", cpus.len(), cpus.join(", "))?;
     writeln!(out, "Limit      {} connections", server.max_connections())?;
     out.flush()
-}
-
-/// Logs to stderr. Libraries are heard from `warn` up only, so that `debug` shows this server's own events.
-fn start_log(format: LogFormat, level: LogLevel) {
-    let level = match level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let filter =
-        Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_PKG_NAME"), level);
-    let layer =
-        tracing_subscriber::fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
-    // A second subscriber is refused, and there is none before this one.
-    let _ = match format {
-        LogFormat::Text => registry.with(layer).try_init(),
-        LogFormat::Json => registry.with(layer.json()).try_init(),
-    };
 }

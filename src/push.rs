@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use corecast::decorators::IpDenyList;
 use corecast::{
-    App, CloseReason, Component, Config, Connection, Message, Outcome, PathParameters, Rejection, Request,
-    SubProtocol, SubscriptionLimit, TopicError, TopicName, WsServer,
+    AddressRules, App, CloseReason, Component, Config, Connection, Message, Outcome, PathParameters,
+    Rejection, Request, SubProtocol, SubscriptionLimit, TopicError, TopicName, WsServer,
 };
 
 use super::beginnings::Beginnings;
@@ -182,12 +183,11 @@ impl Component for Echo {
     }
 }
 
-/// An app with the routes of the server binary.
-pub(crate) fn app(config: Config) -> App {
+/// An app with the routes of the server binary. Connections from addresses of `denied` are refused.
+pub(crate) fn app(config: Config, denied: &AddressRules) -> App {
     let keep_alive = Duration::from_millis(config.keepalive_millis);
     let (mut names, strict) = (config.subprotocols.clone(), config.strict_subprotocols);
-    let (allowed, client_publish, echo) =
-        (config.allowed_origins.clone(), config.client_publish, config.echo);
+    let (client_publish, echo) = (config.client_publish, config.echo);
     let server =
         |server: WsServer| server.enable_keep_alive(keep_alive).set_strict_sub_protocol_check(strict);
     let echoed = names.clone();
@@ -195,16 +195,21 @@ pub(crate) fn app(config: Config) -> App {
         names.push(META_PROTOCOL.to_owned());
     }
     let (subscribe, publish) = (names.clone(), names);
-    let subscribe = WsServer::new(move || Subscribe::new(subscribe.clone()));
-    let publish = WsServer::new(move || PublishSubscribe::new(publish.clone(), client_publish));
+    let rules = denied.clone();
+    let subscribe = WsServer::new(move || IpDenyList::new(Subscribe::new(subscribe.clone()), rules.clone()));
+    let rules = denied.clone();
+    let publish = WsServer::new(move || {
+        IpDenyList::new(PublishSubscribe::new(publish.clone(), client_publish), rules.clone())
+    });
     let app = App::from_config(config)
         .route(SUBSCRIBE_PATH, server(subscribe))
-        .allowed_origins(allowed.clone())
+        .configured_origins()
         .route(PUBLISH_PATH, server(publish))
-        .allowed_origins(allowed.clone());
+        .configured_origins();
     if !echo {
         return app;
     }
-    let echo = WsServer::new(move || Echo::new(echoed.clone()));
-    app.route(ECHO_PATH, server(echo)).allowed_origins(allowed)
+    let rules = denied.clone();
+    let echo = WsServer::new(move || IpDenyList::new(Echo::new(echoed.clone()), rules.clone()));
+    app.route(ECHO_PATH, server(echo)).configured_origins()
 }

@@ -16,6 +16,8 @@ pub(crate) struct Route {
     pub(crate) host: Option<String>,
     /// Origins that browsers may come from.
     pub(crate) origins: OriginPolicy,
+    /// Whether these are the configuration's, and change with it.
+    pub(crate) has_configured_origins: bool,
     /// Whether a client that offers sub-protocols must offer one of the component's.
     pub(crate) strict_sub_protocols: bool,
     /// Interval of pings; zero is none.
@@ -68,6 +70,12 @@ impl Routes {
         self.all_have_rules = self.entries.iter().all(|entry| !entry.address_rules.is_empty());
     }
 
+    /// Replaces the origins of those routes that have the configuration's.
+    pub(crate) fn set_configured_origins(&mut self, origins: &OriginPolicy) {
+        let routes = self.entries.iter_mut().map(|entry| &mut entry.route);
+        routes.filter(|route| route.has_configured_origins).for_each(|r| r.origins.clone_from(origins));
+    }
+
     /// Number of routes.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -95,7 +103,7 @@ impl Routes {
 
     /// Whether an address is refused whatever it may ask for; `peer` is looked up only if that can be.
     pub(crate) fn refuses(&self, peer: impl FnOnce() -> Option<SocketAddr>) -> bool {
-        if !self.all_have_rules || self.entries.is_empty() {
+        if !self.all_have_rules || self.entries.is_empty() || self.entries.iter().any(Entry::denies_nobody) {
             return false;
         }
         peer().is_some_and(|peer| self.entries.iter().all(|entry| entry.denies(peer)))
@@ -143,6 +151,10 @@ impl Routes {
 }
 
 impl Entry {
+    fn denies_nobody(&self) -> bool {
+        self.address_rules.iter().all(AddressRules::is_empty)
+    }
+
     fn denies(&self, peer: SocketAddr) -> bool {
         self.address_rules.iter().any(|rules| rules.denies(peer.ip()))
     }

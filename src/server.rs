@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{Config, ConfigError, Switch, WaitMode, derived_max_connections};
-use crate::control::{self, ControlHandle, ControlSettings, Summary};
-use crate::position::Position;
+use crate::config::{Config, ConfigError, ControlAddress, derived_max_connections};
+use crate::control::{self, ControlHandle, ControlSettings, Reload, Reloader, Summary};
 use crate::preflight::{self, Unfit};
 use crate::routes::Routes;
-use crate::shard::listener::{ListenError, Lock, listen};
+use crate::service_manager;
+use crate::shard::listener::{ListenError, Listener, Lock, distribute, listen};
+use crate::shard::mesh::Mesh;
 use crate::shard::stats::ShardStats;
-use crate::shard::{self, HistoryLimits, Parts, ProcessCounts, Settings, Waiting, mesh};
+use crate::shard::{self, Parts, ProcessCounts, Settings, mesh};
 use crate::ws_server::RouteSpec;
 
 /// Connections to the control port that may wait to be accepted.
@@ -44,6 +45,8 @@ pub enum StartError {
     Listen(ListenError),
     /// The control port cannot be listened on.
     Control(SocketAddr, io::Error),
+    /// A socket that was handed over cannot be used.
+    HandedOver(io::Error),
     /// A shard or the control thread could not be started, or failed.
     Thread(io::Error),
 }
@@ -54,7 +57,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Route(_) => 2,
-            Self::Unfit(_) | Self::Listen(_) | Self::Control(..) | Self::Thread(_) => 1,
+            Self::Unfit(_) | Self::Listen(_) | Self::Control(..) | Self::HandedOver(_) | Self::Thread(_) => 1,
         }
     }
 }
@@ -69,6 +72,7 @@ impl fmt::Display for StartError {
             Self::Control(address, error) => {
                 write!(f, "cannot listen on {address} for the control port: {error}")
             }
+            Self::HandedOver(error) => write!(f, "cannot use a socket that was handed over: {error}"),
             Self::Thread(error) => write!(f, "cannot run: {error}"),
         }
     }
@@ -110,52 +114,92 @@ pub struct RunningServer {
     _locks: Vec<Lock>,
 }
 
+/// What a server is started with beside its settings and routes.
+#[derive(Debug, Default)]
+pub(crate) struct Surroundings {
+    /// Listeners that are open already, instead of the data port's; none: open those.
+    pub(crate) listeners: Vec<TcpListener>,
+    /// The same for the control port.
+    pub(crate) control_listener: Option<TcpListener>,
+    /// The process is nothing but this server: signals are for it, and so is the service manager.
+    pub(crate) for_process: bool,
+    /// What SIGHUP does.
+    pub(crate) reload: Option<Reload>,
+}
+
+impl Surroundings {
+    /// Puts the addresses that were handed over in place of those that were asked for.
+    fn addresses(&self) -> io::Result<impl Fn(&mut Config) + Send + 'static> {
+        let mut listen = Vec::new();
+        for listener in &self.listeners {
+            let address = listener.local_addr()?;
+            if !listen.contains(&address) {
+                listen.push(address);
+            }
+        }
+        let control = self.control_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok(move |config: &mut Config| {
+            if !listen.is_empty() {
+                config.listen.clone_from(&listen);
+            }
+            if let Some(control) = control {
+                config.control = ControlAddress::At(control);
+            }
+        })
+    }
+}
+
 /// Starts a server and returns when all of its cores accept connections.
 ///
 /// To be called on a thread that is not pinned to a CPU: its CPUs are those the shards may use. Nothing is left
 /// running when it fails.
 pub(crate) fn launch(
-    config: &Config,
+    config: Config,
     routes: Vec<RouteSpec>,
-    handle_signals: bool,
+    surroundings: Surroundings,
 ) -> Result<RunningServer, StartError> {
     // The end of an io_uring interrupts system calls of the thread that made it, and the caller's would not expect
     // that. So all of it happens on a thread that is gone by then.
     std::thread::scope(|scope| {
-        let starter = scope.spawn(|| launch_here(config, routes, handle_signals));
+        let starter = scope.spawn(|| launch_here(config, routes, surroundings));
         starter.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
 fn launch_here(
-    config: &Config,
+    mut config: Config,
     routes: Vec<RouteSpec>,
-    handle_signals: bool,
+    mut surroundings: Surroundings,
 ) -> Result<RunningServer, StartError> {
+    let addresses = surroundings.addresses().map_err(StartError::HandedOver)?;
+    addresses(&mut config);
     config.validate()?;
     let cpus = config.shard_cpus()?;
     preflight::check()?;
     let descriptors = preflight::raise_descriptor_limit()?;
-    let max_connections =
-        config.max_connections.unwrap_or_else(|| derived_max_connections(descriptors, cpus.len()));
+    let derived_max_connections = derived_max_connections(descriptors, cpus.len());
+    let settings = Settings::new(&config, derived_max_connections, cpus.len())
+        .map_err(|error| StartError::Route(format!("allowed origin {error}")))?;
+    let max_connections = settings.max_connections;
 
-    let mut listeners: Vec<Vec<TcpListener>> = cpus.iter().map(|_| Vec::new()).collect();
-    let (mut websocket_addresses, mut locks) = (Vec::new(), Vec::new());
-    for &address in &config.listen {
-        let listening = listen(address, cpus.len(), config.reuse_port)?;
-        websocket_addresses.push(listening.address);
-        locks.push(listening.lock);
-        listeners.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
-    }
-    let control_listener = config.control.address().map(listen_control).transpose()?;
+    let handed_over = std::mem::take(&mut surroundings.listeners);
+    let Opened { listeners, websocket_addresses, locks } = open(&config, handed_over, cpus.len())?;
+    let control_listener = match surroundings.control_listener.take() {
+        Some(listener) => Some(listener),
+        None => config.control.address().map(listen_control).transpose()?,
+    };
     let control_address = control_listener.as_ref().and_then(|listener| listener.local_addr().ok());
 
     let all_stats: Arc<[_]> = cpus.iter().map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len()))).collect();
     let (meshes, link) = mesh::connect(&all_stats).map_err(StartError::Thread)?;
-    let control_settings =
-        ControlSettings { handle_signals, ..ControlSettings::new(config, max_connections) };
+    let for_process = surroundings.for_process;
+    let control_settings = ControlSettings { for_process, ..ControlSettings::new(&config, max_connections) };
+    let keep_alive = Duration::from_millis(config.keepalive_millis);
+    let reloader = surroundings
+        .reload
+        .map(|reload| Reloader::new(reload, config, derived_max_connections, Box::new(addresses)));
     let (control, control_thread) =
-        control::spawn(control_settings, link, control_listener).map_err(StartError::Thread)?;
+        control::spawn(control_settings, link, control_listener, reloader).map_err(StartError::Thread)?;
     let mut server = RunningServer {
         websocket_addresses,
         control_address,
@@ -167,36 +211,74 @@ fn launch_here(
         shard_failed: Arc::new(AtomicBool::new(false)),
         _locks: locks,
     };
-    let settings = settings(config, max_connections, server.cpus.len());
-    let process = Arc::new(ProcessCounts::new(max_connections));
-    let keep_alive = Duration::from_millis(config.keepalive_millis);
-    let routes: Arc<dyn Fn() -> Routes + Send + Sync> = Arc::new(move || {
-        let mut made = Routes::default();
-        routes.iter().for_each(|route| made.add(route.make(keep_alive)));
-        made
-    });
-    for (number, (mesh, listeners)) in meshes.into_iter().zip(listeners).enumerate() {
-        let (stop, failed) = (server.control.clone(), server.shard_failed.clone());
-        let on_failure = Arc::new(move || {
-            failed.store(true, Ordering::Relaxed);
-            stop.stop_now();
-        });
-        let (settings, routes, all_stats) = (settings.clone(), routes.clone(), all_stats.clone());
-        let process = process.clone();
-        let parts = Parts { settings, mesh, listeners, routes, all_stats, process, on_failure };
-        match shard::spawn(server.cpus[number], parts) {
-            Ok(shard) => server.shards.push(shard),
-            Err(error) => {
-                server.control.stop_now();
-                let _ = server.wait();
-                return Err(StartError::Thread(error));
-            }
-        }
+    if let Err(error) = server.start_shards(&settings, routes, keep_alive, meshes, listeners, &all_stats) {
+        server.control.stop_now();
+        let _ = server.wait();
+        return Err(error);
+    }
+    if for_process {
+        service_manager::ready();
     }
     Ok(server)
 }
 
+/// The data port.
+struct Opened {
+    /// By shard.
+    listeners: Vec<Vec<Listener>>,
+    websocket_addresses: Vec<SocketAddr>,
+    locks: Vec<Lock>,
+}
+
+fn open(config: &Config, handed_over: Vec<TcpListener>, shards: usize) -> Result<Opened, StartError> {
+    if !handed_over.is_empty() {
+        let listeners = distribute(handed_over, shards).map_err(StartError::HandedOver)?;
+        return Ok(Opened { listeners, websocket_addresses: config.listen.clone(), locks: Vec::new() });
+    }
+    let mut listeners: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
+    let (mut websocket_addresses, mut locks) = (Vec::new(), Vec::new());
+    for &address in &config.listen {
+        let listening = listen(address, shards, config.reuse_port)?;
+        websocket_addresses.push(listening.address);
+        locks.push(listening.lock);
+        listeners.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
+    }
+    Ok(Opened { listeners, websocket_addresses, locks })
+}
+
 impl RunningServer {
+    /// Starts the shards, until one cannot be started.
+    fn start_shards(
+        &mut self,
+        settings: &Settings,
+        routes: Vec<RouteSpec>,
+        keep_alive: Duration,
+        meshes: Vec<Mesh>,
+        listeners: Vec<Vec<Listener>>,
+        all_stats: &Arc<[Arc<ShardStats>]>,
+    ) -> Result<(), StartError> {
+        let origins = settings.allowed_origins.clone();
+        let process = Arc::new(ProcessCounts::new(settings.max_connections));
+        let routes: Arc<dyn Fn() -> Routes + Send + Sync> = Arc::new(move || {
+            let mut made = Routes::default();
+            routes.iter().for_each(|route| made.add(route.make(keep_alive, &origins)));
+            made
+        });
+        for (number, (mesh, listeners)) in meshes.into_iter().zip(listeners).enumerate() {
+            let (stop, failed) = (self.control.clone(), self.shard_failed.clone());
+            let on_failure = Arc::new(move || {
+                failed.store(true, Ordering::Relaxed);
+                stop.stop_now();
+            });
+            let (settings, routes, all_stats) = (settings.clone(), routes.clone(), all_stats.clone());
+            let process = process.clone();
+            let parts = Parts { settings, mesh, listeners, routes, all_stats, process, on_failure };
+            let shard = shard::spawn(self.cpus[number], parts).map_err(StartError::Thread)?;
+            self.shards.push(shard);
+        }
+        Ok(())
+    }
+
     /// Addresses that accept WebSocket connections, with the ports that the system chose.
     #[must_use]
     pub fn websocket_addresses(&self) -> &[SocketAddr] {
@@ -262,38 +344,4 @@ fn listen_control(address: SocketAddr) -> Result<TcpListener, StartError> {
         Ok(socket.into())
     };
     open().map_err(|error| StartError::Control(address, error))
-}
-
-fn settings(config: &Config, max_connections: u64, shards: usize) -> Settings {
-    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    Settings {
-        max_connections,
-        max_connections_per_ip: config
-            .max_connections_per_ip
-            .map(|limit| u16::try_from(limit).unwrap_or(u16::MAX)),
-        accept_rate: config.accept_rate,
-        trusted_proxies: config.trusted_proxies.as_slice().into(),
-        proxy_protocol: config.proxy_protocol == Switch::On,
-        message_rate: config.message_rate,
-        max_subscriptions: count(config.max_subscriptions),
-        max_topics: count(config.max_topics),
-        max_message_bytes: config.max_message_bytes,
-        max_handshake_bytes: config.max_handshake_bytes,
-        handshake_timeout: Duration::from_millis(config.handshake_timeout_millis),
-        send_queue_bytes: config.send_queue_bytes,
-        slow_consumer: config.slow_consumer,
-        compression: config.compression == Switch::On,
-        compression_min_bytes: config.compression_min_bytes,
-        history: HistoryLimits {
-            messages: config.history,
-            age_nanos: config.history_ttl_millis.saturating_mul(1_000_000),
-            bytes: config.history_bytes / shards,
-        },
-        epoch: Position::random_epoch(),
-        waiting: match config.wait {
-            WaitMode::Auto => Waiting::Automatic,
-            WaitMode::Ring => Waiting::Ring,
-            WaitMode::Executor => Waiting::Executor,
-        },
-    }
 }

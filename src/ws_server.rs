@@ -101,17 +101,19 @@ where
 pub(crate) struct RouteSpec {
     pub(crate) pattern: PathPattern,
     pub(crate) host: Option<String>,
-    pub(crate) origins: OriginPolicy,
+    /// `None` is what the configuration says.
+    pub(crate) origins: Option<OriginPolicy>,
     pub(crate) server: WsServer,
 }
 
 impl RouteSpec {
-    /// Makes the route of one core; `keep_alive` is what the configuration says.
-    pub(crate) fn make(&self, keep_alive: Duration) -> Route {
+    /// Makes the route of one core; `keep_alive` and `origins` are what the configuration says.
+    pub(crate) fn make(&self, keep_alive: Duration, origins: &OriginPolicy) -> Route {
         Route {
             pattern: self.pattern.clone(),
             host: self.host.clone(),
-            origins: self.origins.clone(),
+            origins: self.origins.as_ref().unwrap_or(origins).clone(),
+            has_configured_origins: self.origins.is_none(),
             strict_sub_protocols: self.server.strict_sub_protocols,
             keepalive: self.server.keep_alive(keep_alive),
             component: (self.server.factory)(),

@@ -21,8 +21,9 @@ const AFTER_HELP: &str = "\
 Sizes take B, KiB or MiB; durations take ms, s, m or h, or 0.
 Each setting may also come from the environment (--send-queue is CORECAST_SEND_QUEUE; lists are separated \
 with commas; an empty variable counts as not set) and from the TOML file of --config (--send-queue is the \
-key send-queue; --listen, --allowed-origin, --subprotocol and --trusted-proxy are lists). A flag beats the environment, the \
-environment beats the file.";
+key send-queue; --listen, --allowed-origin, --deny-ip, --subprotocol and --trusted-proxy are lists). A flag beats \
+the environment, the environment beats the file.
+SIGHUP has a running server read all of it again; what it cannot take over then is named in its log.";
 
 /// What the process was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,7 +331,8 @@ mod tests {
     fn every_flag_works() {
         const FLAGS: &str = "--listen 127.0.0.1:1 --listen [::1]:2 --control off --cores 1 --oversubscribe \
             --keepalive 0 --echo --client-publish --allowed-origin https://a --allowed-origin https://b \
-            --subprotocol x,y --strict-subprotocols false --max-connections 5 --max-message-size 1KiB \
+            --deny-ip 192.0.2.0/24,2001:db8::1 --subprotocol x,y --strict-subprotocols false --max-connections 5 \
+            --max-message-size 1KiB \
             --max-connections-per-ip 6 --accept-rate 7 --trusted-proxy 10.0.0.0/8 --trusted-proxy ::1 \
             --proxy-protocol on --message-rate 8 --max-subscriptions 9 --max-topics 10 \
             --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --slow-consumer latest --publish-token t \
@@ -357,6 +359,7 @@ mod tests {
             max_handshake_bytes: 2048,
             handshake_timeout_millis: 3000,
             allowed_origins: vec!["https://a".into(), "https://b".into()],
+            deny_ip: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
             subprotocols: vec!["x".into(), "y".into()],
             strict_subprotocols: false,
             max_message_bytes: 1024,
@@ -416,6 +419,7 @@ mod tests {
             ("--listen", "localhost", "expected IP:PORT"),
             ("--control", "on", "expected IP:PORT, such as 127.0.0.1:8080 or [::1]:8080, or off"),
             ("--strict-subprotocols", "maybe", "expected true or false"),
+            ("--deny-ip", "10.0.0.0/40", "a network such as 192.0.2.0/24"),
             ("--log", "loud", "[possible values: off, error, warn, info, debug, trace]"),
             ("--control", "0.0.0.0:1", "needs --publish-token"),
         ];

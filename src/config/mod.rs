@@ -8,6 +8,7 @@
 
 mod cpus;
 mod load;
+mod reload;
 mod validate;
 mod values;
 
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use load::{Action, Invocation, LoadError, load};
+pub use reload::Reloaded;
 pub use validate::ConfigError;
 pub use values::{ControlAddress, CpuList, PublishToken};
 
@@ -185,6 +187,18 @@ pub struct Config {
     #[serde(rename = "allowed-origin")]
     pub allowed_origins: Vec<String>,
 
+    /// Address or network (CIDR) whose connections are cut as soon as they are accepted, such as 192.0.2.0/24.
+    /// Repeat it, or separate with commas, for more
+    #[arg(
+        help_heading = "Connections",
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = parse_network
+    )]
+    #[serde(serialize_with = "serialize_networks")]
+    pub deny_ip: Vec<IpNet>,
+
     /// WebSocket subprotocol spoken here. Repeat it, or separate with commas, for more
     #[arg(help_heading = "Connections", long = "subprotocol", value_name = "NAME", value_delimiter = ',')]
     #[serde(rename = "subprotocol")]
@@ -301,6 +315,7 @@ impl Default for Config {
             max_handshake_bytes: 8 * 1024,
             handshake_timeout_millis: 10_000,
             allowed_origins: Vec::new(),
+            deny_ip: Vec::new(),
             subprotocols: Vec::new(),
             strict_subprotocols: true,
             max_message_bytes: 64 * 1024,

@@ -126,7 +126,7 @@ struct Published<'a> {
 async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let mut body = Payload::new(body, &head.headers);
-    let (topic, frame) = match read_publish(&shared.settings, &head, &mut body).await {
+    let (topic, frame) = match read_publish(&shared.settings.load_full(), &head, &mut body).await {
         Ok(publish) => publish,
         Err(error) => {
             body.discard().await;
@@ -175,7 +175,7 @@ struct Inspected<'a> {
 }
 
 async fn inspect(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    authorize(shared.settings.publish_token.as_ref(), request.headers())?;
+    authorize(shared.settings.load().publish_token.as_ref(), request.headers())?;
     let topic = topic(request.uri())?;
     let status = shared.ask(|reply| Command::Inspect { topic: topic.clone(), reply }).await?;
     let answer = Inspected {
@@ -189,7 +189,7 @@ async fn inspect(State(shared): State<Arc<Shared>>, request: Request) -> Result<
 }
 
 async fn delete(State(shared): State<Arc<Shared>>, request: Request) -> Result<StatusCode, ApiError> {
-    authorize(shared.settings.publish_token.as_ref(), request.headers())?;
+    authorize(shared.settings.load().publish_token.as_ref(), request.headers())?;
     let topic = topic(request.uri())?;
     shared.ask(|reply| Command::Delete { topic: topic.clone(), reply }).await?;
     debug!(%topic, "topic deleted");

@@ -63,7 +63,7 @@ pub(super) async fn publish_all(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let mut body = Payload::new(body, &head.headers);
-    let payload = match read_body(&shared.settings, &head, &mut body).await {
+    let payload = match read_body(&shared.settings.load_full(), &head, &mut body).await {
         Ok(payload) => payload,
         Err(error) => {
             body.discard().await;
@@ -116,7 +116,7 @@ struct Underway<'a> {
 
 impl<'a> Underway<'a> {
     async fn begin(shared: &Shared, deadline: Instant, json: &'a RawValue) -> Self {
-        let (topic, message) = read_item(json, shared.settings.max_message_bytes);
+        let (topic, message) = read_item(json, shared.settings.load().max_message_bytes);
         let awaited = match message {
             Ok((topic, frame)) => {
                 shared.submit(deadline, |reply| Command::Publish { topic, frame, reply }).await

@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Shared, Stop, Summary};
+use super::{Reloader, Shared, Stop, Summary};
 use crate::frame::Frame;
+use crate::service_manager;
+use crate::shard::Settings;
 use crate::shard::mesh::ControlLink;
 use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use crate::topic::TopicName;
@@ -26,7 +28,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(8);
 /// answer them.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Pause before a drain that a full ring refused is sent again.
+/// Pause before a drain, or settings, that a full ring refused are sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a shard that takes nothing is told to end.
@@ -34,6 +36,9 @@ const END_TRIES: u32 = 20;
 
 /// Interval at which answers that nobody waits for any more are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval at which the log tells how far a drain is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pause when there is nothing to be done at any time.
 const FAR: Duration = Duration::from_secs(3600);
@@ -51,6 +56,8 @@ pub(super) enum Command {
     Delete { topic: TopicName, reply: Answer<()> },
     /// Fan-out times of one shard. A dropped reply means that it cannot be asked now.
     Snapshot { shard: usize, reply: oneshot::Sender<Box<Histogram<u64>>> },
+    /// Read the settings again.
+    Reload,
 }
 
 enum Reply {
@@ -108,6 +115,10 @@ pub(super) struct Dispatcher {
     next_request: u64,
     next_sweep: Instant,
     shards: Vec<ShardState>,
+    reloader: Option<Reloader>,
+    /// Settings that shards have yet to be told.
+    untold_settings: Vec<Option<Arc<Settings>>>,
+    next_progress: Option<Instant>,
     deadline: Option<Instant>,
     cut_connections: u64,
     /// The shards were told to end.
@@ -121,6 +132,7 @@ impl Dispatcher {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         stopper: Arc<watch::Sender<Stop>>,
+        reloader: Option<Reloader>,
     ) -> io::Result<Self> {
         let bell = link.bell().try_clone_to_owned()?;
         socket2::SockRef::from(&bell).set_nonblocking(true)?;
@@ -133,6 +145,9 @@ impl Dispatcher {
             next_request: 0,
             next_sweep: Instant::now(),
             shards: vec![ShardState::Alive; link.shards()],
+            reloader,
+            untold_settings: vec![None; link.shards()],
+            next_progress: None,
             deadline: None,
             cut_connections: 0,
             ended: false,
@@ -157,9 +172,11 @@ impl Dispatcher {
                 Ok(()) = self.stop.changed() => self.handle_stop(),
                 () = tokio::time::sleep_until(wake) => {}
             }
+            self.send_settings();
             self.send_drains();
             let now = Instant::now();
             self.sweep(now);
+            self.report_progress(now);
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 break;
             }
@@ -186,10 +203,11 @@ impl Dispatcher {
 
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let untold = self.shards.iter().any(|shard| matches!(shard, ShardState::Untold(_)));
+        let untold = self.shards.iter().any(|shard| matches!(shard, ShardState::Untold(_)))
+            || self.untold_settings.iter().any(Option::is_some);
         let retry = untold.then_some(now + RETRY_PAUSE);
         let sweep = (!self.pending.is_empty()).then_some(self.next_sweep);
-        [retry, sweep, self.deadline].into_iter().flatten().min().unwrap_or(now + FAR)
+        [retry, sweep, self.next_progress, self.deadline].into_iter().flatten().min().unwrap_or(now + FAR)
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -210,6 +228,7 @@ impl Dispatcher {
             Command::Snapshot { shard, reply } => {
                 (shard, ToShard::Snapshot { request }, Reply::Snapshot(reply))
             }
+            Command::Reload => return self.reload(),
         };
         if self.ended {
             return;
@@ -264,7 +283,7 @@ impl Dispatcher {
         let stop = *self.stop.borrow_and_update();
         let (window_millis, grace) = match stop {
             Stop::Not => return,
-            Stop::Drain => (self.shared.settings.drain_window_millis, DRAIN_GRACE),
+            Stop::Drain => (self.shared.settings.load().drain_window_millis, DRAIN_GRACE),
             Stop::Now => (0, STOP_GRACE),
         };
         self.shared.draining.store(true, Relaxed);
@@ -274,10 +293,51 @@ impl Dispatcher {
                 *shard = ShardState::Untold(window_millis);
             }
         }
-        let connections: u64 = self.shared.stats.iter().map(|stats| stats.connections.get()).sum();
+        let connections = self.connections();
+        if self.shared.settings.load().for_process {
+            service_manager::stopping(connections);
+        }
+        self.next_progress = Some(Instant::now() + PROGRESS_INTERVAL);
         match stop {
             Stop::Now => info!(connections, "ending at once"),
             _ => info!(connections, window_millis, "draining"),
+        }
+    }
+
+    fn connections(&self) -> u64 {
+        self.shared.stats.iter().map(|stats| stats.connections.get()).sum()
+    }
+
+    fn report_progress(&mut self, now: Instant) {
+        if self.next_progress.is_none_or(|next| now < next) {
+            return;
+        }
+        self.next_progress = Some(now + PROGRESS_INTERVAL);
+        let connections_left = self.connections();
+        info!(connections_left, "draining");
+        if self.shared.settings.load().for_process {
+            service_manager::draining(connections_left);
+        }
+    }
+
+    fn reload(&mut self) {
+        let Some(reloader) = &mut self.reloader else { return };
+        if self.shared.draining.load(Relaxed) {
+            return warn!("the configuration is not reloaded: the server drains");
+        }
+        if let Some(settings) = reloader.reload(&self.shared) {
+            self.untold_settings.fill(Some(settings));
+        }
+    }
+
+    /// Tells shards their new settings; a shard that could not be told the last ones gets these alone.
+    fn send_settings(&mut self) {
+        for (shard, untold) in self.untold_settings.iter_mut().enumerate() {
+            if let Some(settings) = untold.take() {
+                if self.link.try_send(shard, ToShard::Configure(settings.clone())).is_err() {
+                    *untold = Some(settings);
+                }
+            }
         }
     }
 
@@ -333,7 +393,8 @@ mod tests {
             let (_commands, commands) = mpsc::channel(1);
             let stopper = Arc::new(watch::channel(Stop::Not).0);
             let shared = Arc::new(testing::shared(1));
-            let mut dispatcher = Dispatcher::new(link, shared.clone(), commands, stopper.clone()).unwrap();
+            let mut dispatcher =
+                Dispatcher::new(link, shared.clone(), commands, stopper.clone(), None).unwrap();
             let mut answers = Vec::new();
             let refused = loop {
                 let (command, mut answer) = publish();
@@ -372,7 +433,7 @@ mod tests {
             });
             let summary = dispatcher.run().await;
             assert_eq!(summary, Summary { cut_connections: 4, undrained_shards: Vec::new() });
-            assert_eq!(shard.join().unwrap(), (RING_MESSAGES, shared.settings.drain_window_millis));
+            assert_eq!(shard.join().unwrap(), (RING_MESSAGES, shared.settings.load().drain_window_millis));
             assert!(
                 answers
                     .iter_mut()
@@ -391,7 +452,7 @@ mod tests {
             let (_commands, commands) = mpsc::channel(1);
             let stopper = Arc::new(watch::channel(Stop::Not).0);
             let shared = Arc::new(testing::shared(1));
-            let mut dispatcher = Dispatcher::new(link, shared, commands, stopper).unwrap();
+            let mut dispatcher = Dispatcher::new(link, shared, commands, stopper, None).unwrap();
             let ((first, gone), (second, _awaited)) = (publish(), publish());
             dispatcher.handle_command(first);
             dispatcher.handle_command(second);

@@ -57,7 +57,7 @@ impl Shared {
             return Some("draining".to_owned());
         }
         let connections: u64 = self.stats.iter().map(|stats| stats.connections.get()).sum();
-        let limit = self.settings.max_connections;
+        let limit = self.settings.load().max_connections;
         if connections >= limit {
             return Some(format!("full: {connections} connections of at most {limit}"));
         }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn full_and_draining_are_not_ready_but_live() {
         let shared = shared(2);
-        let limit = shared.settings.max_connections;
+        let limit = shared.settings.load().max_connections;
         shared.stats[0].connections.set(limit - 1);
         assert_eq!(shared.why_not_ready(0), None);
         shared.stats[1].connections.set(1);

@@ -190,8 +190,12 @@ fn render_process(out: &mut Exposition<'_>, shared: &Shared) {
     out.sample("build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
     let draining = u8::from(shared.draining.load(Relaxed));
     out.single("draining", "gauge", "1 while the server drains, else 0.", draining);
-    let limit = shared.settings.max_connections;
+    let limit = shared.settings.load().max_connections;
     out.single("max_connections", "gauge", "Connections that the process may have.", limit);
+    let help = "Times SIGHUP had the configuration read again, by whether it could be.";
+    out.begin("config_reloads_total", "counter", help);
+    out.sample("config_reloads_total", "outcome=\"done\"", shared.reloads.done.load(Relaxed));
+    out.sample("config_reloads_total", "outcome=\"failed\"", shared.reloads.failed.load(Relaxed));
 }
 
 fn render_connections(out: &mut Exposition<'_>) {
@@ -289,6 +293,9 @@ fn render_shards(out: &mut Exposition<'_>, shared: &Shared) {
     out.per_core("loop_stall_seconds_total", "counter", "Time by which ticks came late.", |s| {
         s.loop_stall_nanos.get() as f64 / 1e9
     });
+    let value = out.sum(|s| &s.drain_markers_missed);
+    let help = "Shards that a drain did not wait for any longer before it closed connections.";
+    out.single("drain_markers_missed_total", "counter", help, value);
     let value = out.sum(|s| &s.callback_panics);
     let help = "Panics caught in callbacks of components and in their tasks.";
     out.single("callback_panics_total", "counter", help, value);

@@ -8,6 +8,7 @@
 //! | `batch` | `POST /pub` |
 //! | `metrics` | `GET /metrics` |
 //! | `health` | `GET /live` and `GET /ready` |
+//! | `reload` | the settings in force, and their change on SIGHUP |
 //!
 //! Invariants:
 //! 1. One task, the dispatcher, owns the rings. Handlers send it commands and wait for the answer for a
@@ -22,6 +23,7 @@ mod batch;
 mod dispatcher;
 mod health;
 mod metrics;
+mod reload;
 mod server;
 #[cfg(test)]
 mod testing;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -42,6 +45,8 @@ use crate::config::{Config, PublishToken};
 use crate::shard::mesh::ControlLink;
 use crate::shard::stats::ShardStats;
 use dispatcher::{Command, Dispatcher};
+
+pub use reload::{Reload, Reloader};
 
 /// Commands of handlers that the dispatcher has not taken yet; more wait in their handlers.
 const COMMAND_QUEUE: usize = 256;
@@ -57,12 +62,12 @@ pub struct ControlSettings {
     pub publish_token: Option<PublishToken>,
     /// Length of a drain in milliseconds.
     pub drain_window_millis: u64,
-    /// Drain on SIGTERM and SIGINT.
-    pub handle_signals: bool,
+    /// The process is nothing but this server: it drains on SIGTERM and SIGINT, and tells a service manager.
+    pub for_process: bool,
 }
 
 impl ControlSettings {
-    /// Settings for a server that ends on signals.
+    /// Settings for a server that is a process of its own.
     #[must_use]
     pub fn new(config: &Config, max_connections: u64) -> Self {
         Self {
@@ -70,7 +75,7 @@ impl ControlSettings {
             max_connections,
             publish_token: config.publish_token.clone(),
             drain_window_millis: config.drain_window_millis,
-            handle_signals: true,
+            for_process: true,
         }
     }
 }
@@ -125,7 +130,8 @@ pub struct Summary {
 
 /// What the dispatcher and the handlers share. Nothing here is on a shard's path.
 struct Shared {
-    settings: ControlSettings,
+    /// In force now; read once for each request, and replaced as a whole.
+    settings: ArcSwap<ControlSettings>,
     stats: Vec<Arc<ShardStats>>,
     commands: mpsc::Sender<Command>,
     draining: AtomicBool,
@@ -134,6 +140,7 @@ struct Shared {
     /// How often the ring to each shard was full.
     ring_full: Vec<AtomicU64>,
     fanout: metrics::FanoutCache,
+    reloads: reload::Counts,
 }
 
 /// Starts the control thread. Returns when it listens and handles signals. Without a listener there is no
@@ -148,6 +155,7 @@ pub fn spawn(
     settings: ControlSettings,
     link: ControlLink,
     listener: Option<TcpListener>,
+    reloader: Option<Reloader>,
 ) -> io::Result<(ControlHandle, JoinHandle<Summary>)> {
     let handle = ControlHandle(Arc::new(watch::channel(Stop::Not).0));
     let (started, start) = std::sync::mpsc::sync_channel(1);
@@ -161,7 +169,7 @@ pub fn spawn(
             }
         };
         runtime.block_on(async {
-            match setup(settings, link, listener, thread_handle) {
+            match setup(settings, link, listener, reloader, thread_handle) {
                 Ok((dispatcher, server)) => {
                     let _ = started.send(Ok(()));
                     run(dispatcher, server).await
@@ -184,24 +192,28 @@ fn setup(
     settings: ControlSettings,
     link: ControlLink,
     listener: Option<TcpListener>,
+    reloader: Option<Reloader>,
     handle: ControlHandle,
 ) -> io::Result<Parts> {
     let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
     let shards = link.shards();
-    let handle_signals = settings.handle_signals;
+    let for_process = settings.for_process;
     let shared = Arc::new(Shared {
-        settings,
+        settings: ArcSwap::from_pointee(settings),
         stats: link.stats().to_vec(),
         commands,
         draining: AtomicBool::new(false),
         drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         fanout: metrics::FanoutCache::default(),
+        reloads: reload::Counts::default(),
     });
     let server = listener.map(|listener| server::Server::new(listener, api::router(shared.clone())));
-    let dispatcher = Dispatcher::new(link, shared, receiver, handle.0.clone())?;
-    if handle_signals {
+    let reloads = reloader.is_some().then(|| shared.commands.clone());
+    let dispatcher = Dispatcher::new(link, shared, receiver, handle.0.clone(), reloader)?;
+    if for_process {
         watch_signals(handle)?;
+        reloads.map(watch_reloads).transpose()?;
     }
     Ok((dispatcher, server.transpose()?))
 }
@@ -232,6 +244,19 @@ fn watch_signals(handle: ControlHandle) -> io::Result<()> {
             };
             info!("received {name}");
             handle.signal();
+        }
+    });
+    Ok(())
+}
+
+fn watch_reloads(commands: mpsc::Sender<Command>) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while let Some(()) = hangup.recv().await {
+            info!("received SIGHUP");
+            if commands.send(Command::Reload).await.is_err() {
+                return;
+            }
         }
     });
     Ok(())

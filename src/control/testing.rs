@@ -30,7 +30,7 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
 
 pub(super) fn settings() -> ControlSettings {
     let mut settings = ControlSettings::new(&Config::default(), 100);
-    settings.handle_signals = false;
+    settings.for_process = false;
     settings
 }
 
@@ -46,13 +46,14 @@ pub(super) fn rings(shards: usize) -> (Vec<Mesh>, ControlLink) {
 /// State of handlers without a dispatcher.
 pub(super) fn shared(shards: usize) -> Shared {
     Shared {
-        settings: settings(),
+        settings: arc_swap::ArcSwap::from_pointee(settings()),
         stats: stats(shards),
         commands: tokio::sync::mpsc::channel(1).0,
         draining: AtomicBool::new(false),
         drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         fanout: metrics::FanoutCache::default(),
+        reloads: Default::default(),
     }
 }
 
@@ -105,7 +106,7 @@ impl Rig {
             std::thread::spawn(move || shard.run())
         });
         let shards = shards.collect();
-        let (handle, control) = spawn(settings, link, Some(listener)).unwrap();
+        let (handle, control) = spawn(settings, link, Some(listener), None).unwrap();
         Self { client: Client(address), handle, told, may_end, control, shards, abandon }
     }
 

@@ -24,6 +24,7 @@ use http::HeaderMap;
 
 use super::Shard;
 use super::admission::{Preface, RETRY_AFTER_SECONDS};
+use super::listener::Sharing;
 use super::outbound::Outbound;
 use super::ring::same_generation;
 use super::slab::State;
@@ -38,12 +39,10 @@ impl Shard {
 
     /// Arms every listener that is not armed, unless the shard is to accept no more.
     pub(super) fn arm_listeners(&mut self) {
-        if self.drain.is_some() {
-            return;
-        }
         for (number, listener) in self.listeners.iter_mut().enumerate() {
-            if let (Some(socket), false) = (&listener.socket, listener.armed) {
-                self.ring.accept(number as u32, std::os::fd::AsFd::as_fd(socket));
+            if let (Some(socket), false) = (&listener.socket, listener.armed || listener.stopped) {
+                let once = listener.sharing == Sharing::Shards;
+                self.ring.accept(number as u32, std::os::fd::AsFd::as_fd(socket), once);
                 listener.armed = true;
             }
         }
@@ -51,11 +50,7 @@ impl Shard {
 
     pub(super) fn on_accepted(&mut self, listener: u32, result: io::Result<OwnedFd>, more: bool) {
         if !more {
-            let listening = &mut self.listeners[listener as usize];
-            listening.armed = false;
-            if self.drain.is_some() {
-                listening.socket = None;
-            }
+            self.listeners[listener as usize].armed = false;
         }
         match result {
             Ok(socket) => {
@@ -74,6 +69,9 @@ impl Shard {
                 _ if !more => self.arm_listeners(),
                 _ => {}
             },
+        }
+        if !more && self.listeners[listener as usize].stopped {
+            self.close_listener(listener as usize);
         }
     }
 
@@ -183,7 +181,7 @@ impl Shard {
     }
 
     fn on_request(&mut self, index: u32, mut request: Request) {
-        if self.drain.is_some() {
+        if self.is_drain_over() {
             return self
                 .reject(index, &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS));
         }

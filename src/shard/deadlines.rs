@@ -21,6 +21,16 @@ impl Deadlines {
         Self { length_nanos, queue: VecDeque::new() }
     }
 
+    /// Changes the length: deadlines that would end later than one that starts now are shortened to it.
+    pub(super) fn set_length(&mut self, length: Duration, now_nanos: u64) {
+        *self = Self { queue: std::mem::take(&mut self.queue), ..Self::new(length) };
+        let latest = now_nanos.saturating_add(self.length_nanos);
+        // They stand in order, so the later ones are at the end.
+        for (deadline, _) in self.queue.iter_mut().rev().take_while(|(deadline, _)| *deadline > latest) {
+            *deadline = latest;
+        }
+    }
+
     /// Starts a deadline.
     pub(super) fn start(&mut self, connection: ConnectionId, now_nanos: u64) {
         self.queue.push_back((now_nanos.saturating_add(self.length_nanos), connection));
@@ -65,5 +75,20 @@ mod tests {
         assert_eq!(deadlines.expired(500, |id| id.slot == 2), Some(id(2)));
         assert_eq!(deadlines.expired(500, |id| id.slot == 2), None);
         assert!(deadlines.queue.is_empty());
+    }
+
+    #[test]
+    fn a_new_length_shortens_what_is_longer_and_keeps_the_order() {
+        let id = |slot| ConnectionId { shard: 0, slot, generation: 0 };
+        let mut deadlines = Deadlines::new(Duration::from_nanos(100));
+        deadlines.start(id(0), 0);
+        deadlines.start(id(1), 50);
+        deadlines.set_length(Duration::from_nanos(60), 60);
+        deadlines.start(id(2), 61);
+        let ends: Vec<u64> = deadlines.queue.iter().map(|(end, _)| *end).collect();
+        assert_eq!(ends, [100, 120, 121]);
+        deadlines.set_length(Duration::from_nanos(500), 70);
+        deadlines.start(id(3), 70);
+        assert_eq!(deadlines.queue.back().map(|(end, _)| *end), Some(570));
     }
 }

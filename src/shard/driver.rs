@@ -346,7 +346,7 @@ impl Shard {
     }
 
     /// What was published before a connection leaves its topics still reaches it, as far as it is on this core.
-    fn fan_out_before_leaving(&mut self) {
+    pub(super) fn fan_out_before_leaving(&mut self) {
         if self.local.has_dirty() {
             self.fan_out();
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use super::Settings;
 use crate::compression::Encodings;
 pub use crate::connection_id::ConnectionId;
 pub use crate::frame::Frame;
@@ -133,6 +134,10 @@ pub enum ToShard {
         /// Length of the window in milliseconds; 0 closes all at once. Sent again, it shortens the window.
         window_millis: u64,
     },
+    /// From a shard that has begun to drain to every other: whatever it accepted before that is ahead of this.
+    DrainMarker,
+    /// From the control thread: go on with these settings.
+    Configure(Arc<Settings>),
     /// From the control thread: every shard has drained, or its time is up. Cut what is left and end.
     End,
 }

@@ -12,7 +12,9 @@
 //! | `fanout` | bytes to sockets: staged sends, send queues, broadcasts |
 //! | `publish` | the owner's side of topics, joins, messages from other cores |
 //! | `topic_limit` | who is told that there is no room for another topic |
-//! | `upkeep` | the tick: keep-alive, deadlines, drain |
+//! | `upkeep` | the tick: keep-alive, deadlines |
+//! | `drain` | the way to the end: listeners, close frames, what was accepted before |
+//! | `settings` | limits, and their change at run time |
 //! | `ring`, `batch` | the io_uring, and the bytes that staged sends refer to |
 //! | `slab`, `outbound`, `topics` | state per connection, per slow connection, per topic |
 //! | [`mesh`], [`message`] | the rings between cores and what travels in them |
@@ -28,6 +30,7 @@ mod callbacks;
 mod catch_up;
 mod connection;
 mod deadlines;
+mod drain;
 mod driver;
 mod ending;
 mod fanout;
@@ -41,6 +44,7 @@ mod owned_topics;
 mod parking;
 mod publish;
 pub(crate) mod ring;
+mod settings;
 mod slab;
 pub mod stats;
 mod tasks;
@@ -58,13 +62,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use ipnet::IpNet;
 
 use crate::arena::Arena;
 use crate::clock;
 use crate::component::{CloseReason, Command, Context};
 use crate::compression::Compressors;
-use crate::config::SlowConsumer;
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::routes::Routes;
@@ -75,7 +77,9 @@ use address_counts::AddressKey;
 use batch::Batch;
 use catch_up::CatchUps;
 use deadlines::Deadlines;
+use drain::Drain;
 use keepalive::Wheel;
+use listener::{Listener, Sharing};
 use mesh::Mesh;
 use message::Publisher;
 use owned_topics::OwnedTopics;
@@ -84,11 +88,11 @@ use slab::Slab;
 use stats::ShardStats;
 use tasks::{ShardExecutor, Tasks};
 use topics::LocalTopics;
-use upkeep::Drain;
 
 pub use admission::ProcessCounts;
 pub use driver::{Handle, spawn};
 pub use history::HistoryLimits;
+pub use settings::{Settings, Waiting};
 
 /// Longest time between two ticks: the bound on any sleep, and so on what a lost wake-up could cost.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -103,62 +107,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// limit of the process they are counted over all shards, else on each.
 pub const REFUSAL_RESERVE: u64 = 32;
 
-/// How a shard with nothing to do waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Waiting {
-    /// In its own ring as long as no user task lives on the executor, else in the executor.
-    #[default]
-    Automatic,
-    /// Always in its own ring; user tasks run between its sleeps only, and their timers are late.
-    Ring,
-    /// Always in the executor.
-    Executor,
-}
-
-/// What one shard is told about its limits. See the flags of the same names.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// WebSocket connections that the whole process may have.
-    pub max_connections: u64,
-    /// Connections that one address may have.
-    pub max_connections_per_ip: Option<u16>,
-    /// New connections that the whole process takes in a second.
-    pub accept_rate: Option<u64>,
-    /// Proxies that are believed what they say of a client's address.
-    pub trusted_proxies: Arc<[IpNet]>,
-    /// Whether connections of those begin with a header of the PROXY protocol.
-    pub proxy_protocol: bool,
-    /// Messages that a connection may send in a second.
-    pub message_rate: Option<u64>,
-    /// Topics that a connection may be subscribed to.
-    pub max_subscriptions: usize,
-    /// Topics of the whole process; each shard may own an equal share of them.
-    pub max_topics: usize,
-    /// Largest message from a client, in bytes.
-    pub max_message_bytes: usize,
-    /// Largest request head, in bytes.
-    pub max_handshake_bytes: usize,
-    /// Time a client has from connecting to the end of its request.
-    pub handshake_timeout: Duration,
-    /// Bytes that may wait for one connection.
-    pub send_queue_bytes: usize,
-    /// What happens to a connection at that limit.
-    pub slow_consumer: SlowConsumer,
-    /// Whether permessage-deflate is negotiated.
-    pub compression: bool,
-    /// Smallest payload that is compressed, in bytes.
-    pub compression_min_bytes: usize,
-    /// What this shard keeps of the topics that it owns.
-    pub history: HistoryLimits,
-    /// Epoch of the topics at first.
-    pub epoch: u64,
-    /// How to wait.
-    pub waiting: Waiting,
-}
-
 struct Listening {
     socket: Option<TcpListener>,
+    sharing: Sharing,
     armed: bool,
+    /// It is to be closed, after its last completion.
+    stopped: bool,
 }
 
 /// One shard.
@@ -224,6 +178,8 @@ struct Shard {
     now_nanos: u64,
     tick_due_nanos: u64,
     drain: Option<Drain>,
+    /// Shards whose [`message::ToShard::DrainMarker`] has not come yet.
+    markers_awaited: usize,
     /// The control thread has been told that the shard is drained.
     drained: bool,
     /// The control thread has told the shard to end.
@@ -239,7 +195,7 @@ pub struct Parts {
     /// Its ends of the rings.
     pub mesh: Mesh,
     /// Its listening sockets.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Vec<Listener>,
     /// Makes its routes, on its thread.
     pub(crate) routes: Arc<dyn Fn() -> Routes + Send + Sync>,
     /// Counters of all shards.
@@ -280,7 +236,13 @@ impl Shard {
         let context =
             Context::new(shard as u16, mesh.shards(), mesh::OVERFLOW_MESSAGES, compressors, executor);
         context.set_max_subscriptions(settings.max_subscriptions);
-        let listeners = listeners.into_iter().map(|socket| Listening { socket: Some(socket), armed: false });
+        let listeners = listeners.into_iter().map(|Listener { socket, sharing }| Listening {
+            socket: Some(socket),
+            sharing,
+            armed: false,
+            stopped: false,
+        });
+        let markers_awaited = mesh.shards() - 1;
         Ok(Self {
             limits: Limits::new(settings.max_message_bytes),
             ring,
@@ -325,6 +287,7 @@ impl Shard {
             now_nanos,
             tick_due_nanos: now_nanos,
             drain: None,
+            markers_awaited,
             drained: false,
             ending_now: false,
             cut: 0,

@@ -10,7 +10,6 @@ use super::mesh::{Cursor, Mesh};
 use super::message::{Application, Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use super::stats::DropReason;
 use super::topics::{Audience, Report};
-use super::upkeep::Drain;
 use crate::component::{CloseCause, CloseReason, Origin, SiblingMessage};
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
@@ -353,6 +352,8 @@ impl Shard {
                 self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });
             }
             ToShard::Drain { window_millis } => self.begin_drain(window_millis),
+            ToShard::DrainMarker => self.on_drain_marker(),
+            ToShard::Configure(settings) => self.configure(&settings),
             ToShard::End => self.ending_now = true,
         }
     }
@@ -366,24 +367,6 @@ impl Shard {
             entry.joined = true;
             for id in std::mem::take(&mut entry.waiting) {
                 self.release_hold(id);
-            }
-        }
-    }
-
-    fn begin_drain(&mut self, window_millis: u64) {
-        let ends_nanos = self.now_nanos.saturating_add(window_millis.saturating_mul(1_000_000));
-        match &mut self.drain {
-            Some(drain) => drain.shorten(ends_nanos),
-            None => {
-                let slots = self.slab.len();
-                self.drain = Some(Drain::new(self.now_nanos, ends_nanos, slots));
-                for (number, listener) in self.listeners.iter_mut().enumerate() {
-                    if listener.armed {
-                        self.ring.cancel_accept(number as u32);
-                    } else {
-                        listener.socket = None;
-                    }
-                }
             }
         }
     }

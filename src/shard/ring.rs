@@ -122,11 +122,15 @@ impl Ring {
         self.uring.as_raw_fd()
     }
 
-    /// Accepts connections until the kernel says otherwise.
-    pub(super) fn accept(&mut self, listener: u32, socket: BorrowedFd<'_>) {
-        let entry = opcode::AcceptMulti::new(types::Fd(socket.as_raw_fd()))
-            .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
-            .build();
+    /// Accepts connections until the kernel says otherwise, or one. On a socket that several rings wait at, the
+    /// kernel wakes the one that has waited longest: with one at a time they take turns, while one that accepts
+    /// on and on stays in front and gets them all.
+    pub(super) fn accept(&mut self, listener: u32, socket: BorrowedFd<'_>, once: bool) {
+        let (fd, flags) = (types::Fd(socket.as_raw_fd()), libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+        let entry = match once {
+            true => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(flags).build(),
+            false => opcode::AcceptMulti::new(fd).flags(flags).build(),
+        };
         self.push(entry.user_data(user_data(ACCEPT, 0, listener)));
     }
 

@@ -131,6 +131,8 @@ pub struct ShardStats {
     pub dropped: [Cell; DropReason::ALL.len()],
     /// Connections that met their send queue's limit.
     pub slow_consumers: Cell,
+    /// Other shards' drain markers that did not come in time.
+    pub drain_markers_missed: Cell,
     /// Connections dropped because they answered no ping.
     pub keepalive_timeouts: Cell,
     /// Bytes that wait in send queues now.
@@ -182,6 +184,7 @@ impl ShardStats {
             delivery_bytes: Cell::default(),
             dropped: Default::default(),
             slow_consumers: Cell::default(),
+            drain_markers_missed: Cell::default(),
             keepalive_timeouts: Cell::default(),
             send_queue_bytes: Cell::default(),
             ring_full: (0..shards).map(|_| Cell::default()).collect(),

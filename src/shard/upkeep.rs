@@ -1,42 +1,9 @@
-//! What a shard does by the clock: the tick, keep-alive, deadlines, drain.
+//! What a shard does by the clock: the tick, keep-alive, deadlines.
 
-use super::message::ToControl;
 use super::slab::State;
-use super::{CLOSE_TIMEOUT, Shard, TICK};
-use crate::component::{CloseCause, CloseReason};
+use super::{Shard, TICK};
+use crate::component::CloseCause;
 use crate::ws::{RejectReason, ServerHeader, frame::PING};
-
-/// A drain under way: every connection is closed once, evenly over the window.
-#[derive(Debug)]
-pub(super) struct Drain {
-    began_nanos: u64,
-    ends_nanos: u64,
-    /// Slots below this have been closed.
-    closed_below: u32,
-    /// Slots there were when the drain began.
-    slots: u32,
-}
-
-impl Drain {
-    pub(super) fn new(began_nanos: u64, ends_nanos: u64, slots: u32) -> Self {
-        Self { began_nanos, ends_nanos, closed_below: 0, slots }
-    }
-
-    /// Ends the window earlier, never later.
-    pub(super) fn shorten(&mut self, ends_nanos: u64) {
-        self.ends_nanos = self.ends_nanos.min(ends_nanos);
-    }
-
-    /// Slots that are due to be closed by now.
-    fn due(&self, now_nanos: u64) -> u32 {
-        if now_nanos >= self.ends_nanos {
-            return self.slots;
-        }
-        let window = u128::from(self.ends_nanos - self.began_nanos).max(1);
-        let passed = u128::from(now_nanos.saturating_sub(self.began_nanos));
-        (u128::from(self.slots) * passed / window) as u32
-    }
-}
 
 impl Shard {
     /// Does what is due.
@@ -121,64 +88,5 @@ impl Shard {
                 None => return,
             }
         }
-    }
-
-    fn drain_due(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
-        // Once the window is over this takes in what was accepted while the drain began.
-        let over = self.now_nanos >= drain.ends_nanos;
-        let (from, to) = (drain.closed_below, if over { self.slab.len() } else { drain.due(self.now_nanos) });
-        drain.closed_below = to.max(from);
-        let cut_nanos = drain.ends_nanos.saturating_add(CLOSE_TIMEOUT.as_nanos() as u64);
-        for index in from..to {
-            match self.slab[index].state {
-                State::Open => {
-                    let text = "server is restarting".to_owned();
-                    self.begin_close(index, CloseReason { code: 1012, text, cause: CloseCause::Drain });
-                }
-                State::Handshake => self.kill(index, CloseCause::Drain),
-                _ => {}
-            }
-        }
-        if self.now_nanos >= cut_nanos {
-            self.cut_all();
-        }
-    }
-
-    /// Says once that the shard is drained: nothing is open and nothing accepts.
-    pub(super) fn report_drained(&mut self) {
-        if self.drain.is_none() || self.drained || self.slab.in_use() > 0 {
-            return;
-        }
-        if self.listeners.iter().all(|listener| listener.socket.is_none()) {
-            self.drained = true;
-            let shard = self.mesh.shard() as u16;
-            self.mesh.send_to_control(ToControl::Drained { shard, cut: self.cut });
-        }
-    }
-
-    /// Gives every connection up.
-    pub(super) fn cut_all(&mut self) {
-        self.cut += self.stats.connections.get();
-        (0..self.slab.len()).for_each(|index| self.kill(index, CloseCause::Drain));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_drain_closes_evenly_and_can_be_shortened() {
-        let mut drain = Drain::new(1_000, 2_000, 50);
-        assert_eq!(drain.due(1_000), 0);
-        assert_eq!(drain.due(1_500), 25);
-        assert_eq!(drain.due(1_999), 49);
-        assert_eq!(drain.due(2_000), 50);
-        drain.shorten(3_000);
-        assert_eq!(drain.due(1_500), 25);
-        drain.shorten(1_400);
-        assert_eq!(drain.due(1_500), 50);
-        assert_eq!(Drain::new(5, 5, 7).due(5), 7);
     }
 }

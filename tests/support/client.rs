@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -10,6 +11,7 @@ use super::PATIENCE;
 use super::frame::{self, Frame, FrameReader, RSV1};
 use super::http::{self, Response};
 use super::inflate;
+use super::sys;
 
 /// The key of the example in RFC 6455 section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -148,6 +150,27 @@ impl Client {
         socket.bind(&SocketAddr::new(source, 0).into())?;
         socket.connect_timeout(&address.into(), PATIENCE)?;
         Client::over(socket.into())
+    }
+
+    /// Begins to connect, without waiting; to be ended by [`Client::finish_connecting`].
+    pub fn begin(address: SocketAddr) -> io::Result<Client> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Client::over(socket.into()),
+        }
+    }
+
+    /// Waits until the connection stands, and has it wait for whatever comes next.
+    pub fn finish_connecting(&mut self) -> io::Result<()> {
+        if !sys::writable(self.stream.as_raw_fd(), PATIENCE)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        self.stream.set_nonblocking(false)
     }
 
     /// A client that lets the server queue hardly anything in the kernel: small receive buffer, small segments.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,6 +40,12 @@ impl Launch {
         self
     }
 
+    /// Hands sockets over as a service manager does, with these names.
+    pub fn hand_over(mut self, sockets: &[&impl AsRawFd], names: &str) -> Self {
+        self.cage.descriptors_from_3 = sockets.iter().map(|socket| socket.as_raw_fd()).collect();
+        self.env("LISTEN_FDS", &sockets.len().to_string()).env("LISTEN_FDNAMES", names)
+    }
+
     /// The test names the addresses itself; without this, both ports are ephemeral ones on 127.0.0.1.
     pub fn own_addresses(mut self) -> Self {
         self.addresses_given = true;
@@ -46,7 +53,15 @@ impl Launch {
     }
 
     fn spawn(self) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_corecast"));
+        let mut command = match self.cage.descriptors_from_3.as_slice() {
+            [] => Command::new(env!("CARGO_BIN_EXE_corecast")),
+            // The process must be named to itself, and its number is known only once it runs.
+            _ => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_corecast")]);
+                shell
+            }
+        };
         if !self.addresses_given {
             command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
         }

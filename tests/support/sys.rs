@@ -18,6 +18,8 @@ pub struct Cage {
     pub cpus: Option<Vec<usize>>,
     /// `io_uring_setup` fails with this errno, as under a container's default profile.
     pub io_uring_errno: Option<i32>,
+    /// Descriptors it gets as 3, 4, 5 …, as a service manager hands over sockets; open until it has started.
+    pub descriptors_from_3: Vec<RawFd>,
 }
 
 impl Cage {
@@ -43,8 +45,23 @@ impl Cage {
             set_limit(0, libc::RLIMIT_MEMLOCK, limit, limit)?;
             drop_capability(CAP_IPC_LOCK)?;
         }
+        self.hand_over()?;
         if let Some(errno) = self.io_uring_errno {
             refuse_io_uring(errno)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the descriptors into their places, by way of copies that are out of the way of all places.
+    fn hand_over(&self) -> io::Result<()> {
+        let mut copies = [0; 8];
+        for (copy, &descriptor) in copies.iter_mut().zip(&self.descriptors_from_3) {
+            // SAFETY: fcntl takes integers only here.
+            *copy = check(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3 + 8) })?;
+        }
+        for (place, &copy) in (3..).zip(&copies[..self.descriptors_from_3.len()]) {
+            // SAFETY: dup2 takes integers only; whatever stood in the place is gone with the exec anyway.
+            check(unsafe { libc::dup2(copy, place) })?;
         }
         Ok(())
     }
@@ -137,6 +154,14 @@ pub fn readable(descriptors: &[RawFd], limit: Duration) -> io::Result<Vec<bool>>
         Err(error) => Err(error),
         Ok(_) => Ok(polled.iter().map(|entry| entry.revents != 0).collect()),
     }
+}
+
+/// Whether the descriptor can be written to (or has failed) within the limit.
+pub fn writable(descriptor: RawFd, limit: Duration) -> io::Result<bool> {
+    let mut polled = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: `polled` is one pollfd and outlives the call.
+    check(unsafe { libc::poll(&raw mut polled, 1, milliseconds) }).map(|ready| ready > 0)
 }
 
 /// One thread of another process, stopped while the rest of that process runs on. Dropping it lets it run again.

@@ -1,0 +1,183 @@
+//! SIGHUP: what changes at run time, what does not, and what happens to a bad file.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use libc::{SIGHUP, SIGTERM};
+
+use support::client::Upgrade;
+use support::http;
+use support::server::{Launch, Server};
+use support::{PATIENCE, wait_for};
+
+/// A configuration file that is removed again.
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn new(name: &str, text: &str) -> ConfigFile {
+        let path = std::env::temp_dir().join(format!("corecast-{}-{name}.toml", std::process::id()));
+        let file = ConfigFile(path);
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.0, text).expect("cannot write the configuration file");
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path that is text")
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Sends SIGHUP and waits until the server has dealt with it.
+fn reload(server: &Server, outcome: &str) {
+    let labels = [("outcome", outcome)];
+    let before = server.metrics().sum("corecast_config_reloads_total", &labels);
+    server.signal(SIGHUP);
+    server.wait_metric("corecast_config_reloads_total", &labels, |count| count == before + 1.0);
+}
+
+/// The status of an upgrade by a page of that origin.
+fn status_from(server: &Server, origin: &str) -> u16 {
+    let upgrade = Upgrade::to("/echo").header("Origin", origin);
+    upgrade.send(server.data).expect("an answer").0.status
+}
+
+#[test]
+fn settings_change_without_a_restart() {
+    let file =
+        ConfigFile::new("change", "allowed-origin = ['https://old.example']\nmax-message-size = '50B'\n");
+    let server = Launch::new(&["--echo", "--config", file.path(), "--cores", "2", "--oversubscribe"]).start();
+    let mut stays = server.connect("/echo");
+    assert_eq!(status_from(&server, "https://old.example"), 101);
+    assert_eq!(status_from(&server, "https://new.example"), 403);
+    server.publish("a", &"x".repeat(50));
+
+    file.write(
+        "allowed-origin = ['https://new.example']\nmax-message-size = '10B'\nmax-connections = 77\n\
+         handshake-timeout = '300ms'\nmax-handshake-size = '600B'\npublish-token = 'secret'\ndrain-window = '0'\n",
+    );
+    reload(&server, "done");
+    // Shards are told by message, each in its own time: twice refused in a row could still be one of them.
+    wait_for("every core to know the new origins", || {
+        let refused = (0..20).all(|_| status_from(&server, "https://old.example") == 403);
+        let welcome = (0..20).all(|_| status_from(&server, "https://new.example") == 101);
+        (refused && welcome).then_some(())
+    });
+    stays.send_text(&"x".repeat(10));
+    stays.expect_text(&"x".repeat(10));
+    stays.send_text(&"x".repeat(11));
+    stays.expect_failed(1009);
+    let publish = |token: &[(&str, &str)], length: usize| {
+        let body = "x".repeat(length);
+        http::once(server.control(), "POST", "/pub/a", token, body.as_bytes()).expect("an answer").status
+    };
+    let token = [("Authorization", "Bearer secret")];
+    assert_eq!((publish(&[], 1), publish(&token, 11), publish(&token, 10)), (401, 413, 202));
+    assert_eq!(server.metrics().sum("corecast_max_connections", &[]), 77.0);
+    let long = Upgrade::to("/echo").header("X-Long", &"x".repeat(700)).refused(server.data);
+    assert_eq!(long.status, 431);
+    let mut mute = support::client::Client::open_socket(server.data).expect("connect");
+    mute.expect_gone(); // after 300 ms, not after the 10 s of the start
+    let last = server.connect("/sub/a");
+    server.signal(SIGTERM);
+    let ended = server.wait_exit(PATIENCE);
+    assert!(ended.stderr.contains("window_millis=0"), "{}", ended.stderr);
+    drop(last);
+}
+
+#[test]
+fn addresses_are_denied_and_allowed_again() {
+    let file = ConfigFile::new("deny", "deny-ip = ['192.0.2.0/24', '127.0.0.0/8']\n");
+    let server = Launch::new(&["--config", file.path()]).start();
+    let status = || Upgrade::to("/sub/a").send(server.data).map(|(response, _)| response.status);
+    assert!(status().is_err(), "cut without an answer");
+    server.wait_metric("corecast_handshakes_rejected_total", &[("reason", "address")], |count| count >= 1.0);
+    file.write("deny-ip = []\n");
+    reload(&server, "done");
+    let mut client = server.connect("/sub/a");
+    file.write("deny-ip = ['127.0.0.1']\n");
+    reload(&server, "done");
+    assert!(status().is_err(), "cut without an answer");
+    client.expect_alive();
+}
+
+#[test]
+fn flags_and_environment_still_beat_the_file() {
+    let file = ConfigFile::new("precedence", "max-connections = 5\nmax-message-size = '5B'\n");
+    let server = Launch::new(&["--config", file.path(), "--max-connections", "50"])
+        .env("CORECAST_MAX_MESSAGE_SIZE", "50B")
+        .start();
+    file.write("max-connections = 6\nmax-message-size = '6B'\n");
+    reload(&server, "done");
+    assert_eq!(server.metrics().sum("corecast_max_connections", &[]), 50.0);
+    server.publish("a", &"x".repeat(50));
+    assert!(server.stderr().contains("nothing changed"), "{}", server.stderr());
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_stays() {
+    let file = ConfigFile::new("restart", "echo = false\n");
+    let server = Launch::new(&["--config", file.path()]).start();
+    file.write("echo = true\nkeepalive = '5s'\nsend-queue = '2MiB'\n");
+    reload(&server, "done");
+    let log = wait_for("the log", || Some(server.stderr()).filter(|log| log.contains("changed: send-queue")));
+    let warning = log.lines().find(|line| line.contains("WARN") && line.contains("restart"));
+    let warning = warning.unwrap_or_else(|| panic!("no warning: {log}"));
+    assert!(warning.contains("echo, keepalive") && !warning.contains("listen"), "{warning}");
+    assert_eq!(Upgrade::to("/echo").refused(server.data).status, 404);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_is_one_line() {
+    let file = ConfigFile::new("bad", "max-message-size = '50B'\n");
+    let server = Launch::new(&["--config", file.path()]).start();
+    for (text, word) in [
+        ("max-message-size = '10B'\nno-such-key = 1\n", "no-such-key"),
+        ("max-message-size = '10B'\ndeny-ip = ['10.0.0.0/99']\n", "10.0.0.0/99"),
+        ("max-message-size = '10B'\nallowed-origin = ['nonsense']\n", "nonsense"),
+        ("max-message-size = '10B'\nkeepalive = \n", "keepalive"),
+    ] {
+        file.write(text);
+        reload(&server, "failed");
+        let error = wait_for("the error", || {
+            let log = server.stderr();
+            log.lines().find(|line| line.contains("ERROR") && line.contains(word)).map(str::to_owned)
+        });
+        assert!(error.contains(file.path()) || word == "nonsense", "{error}");
+        server.publish("a", &"x".repeat(50));
+    }
+    fs::remove_file(&file.0).expect("remove");
+    reload(&server, "failed");
+    assert_eq!(
+        server.stderr().lines().filter(|line| line.contains("ERROR")).count(),
+        5,
+        "{}",
+        server.stderr()
+    );
+    file.write("max-message-size = '10B'\n");
+    reload(&server, "done");
+    let response = http::once(server.control(), "POST", "/pub/a", &[], &[b'x'; 11]).expect("an answer");
+    assert_eq!(response.status, 413);
+}
+
+#[test]
+fn the_log_level_changes() {
+    let file = ConfigFile::new("log", "log = 'error'\n");
+    let server = Launch::new(&["--config", file.path()]).start();
+    server.signal(SIGHUP);
+    server.wait_metric("corecast_config_reloads_total", &[("outcome", "done")], |count| count == 1.0);
+    assert!(!server.stderr().contains("SIGHUP"), "{}", server.stderr());
+    file.write("log = 'info'\n");
+    reload(&server, "done");
+    wait_for("the log to tell of it", || server.stderr().contains("changed: log").then_some(()));
+}
