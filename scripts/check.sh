@@ -18,7 +18,7 @@ lint_scripts() {
         echo "SKIPPED: shellcheck is not installed"
         return
     fi
-    shellcheck scripts/*.sh .ci/run
+    shellcheck scripts/*.sh scripts/packaging/*.sh .ci/run
 }
 
 server=
