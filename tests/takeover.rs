@@ -18,11 +18,15 @@ use support::server::{Launch, Server};
 use support::{PATIENCE, wait_for};
 
 /// Connections that each client begins before it goes on with the first of them.
-const BURST: usize = 24;
+const BURST: usize = 12;
 
-fn handshake(mut client: Client) -> io::Result<u16> {
+fn ask(mut client: Client) -> io::Result<Client> {
     client.finish_connecting()?;
     client.send_raw(&Upgrade::to("/sub/a").bytes())?;
+    Ok(client)
+}
+
+fn status(mut client: Client) -> io::Result<u16> {
     let status = client.read_response()?.status;
     // A reset, so that the port is free again at once.
     client.reset();
@@ -40,10 +44,12 @@ struct Crowd {
 impl Crowd {
     fn connect_on(&self, address: SocketAddr) {
         while !self.ended.load(Relaxed) {
-            // All at once, so that some are always on their way.
-            let burst: Vec<io::Result<Client>> = (0..BURST).map(|_| Client::begin(address)).collect();
-            for client in burst {
-                match client.and_then(handshake) {
+            // Step by step for all, so that none waits for the answer to another: that may be the next process's.
+            let begun: Vec<io::Result<Client>> = (0..BURST).map(|_| Client::begin(address)).collect();
+            let asked: Vec<io::Result<Client>> =
+                begun.into_iter().map(|client| client.and_then(ask)).collect();
+            for client in asked {
+                match client.and_then(status) {
                     Ok(101) => drop(self.accepted.fetch_add(1, Relaxed)),
                     Ok(status) => self.fail(format!("status {status}")),
                     Err(error) => self.fail(error.to_string()),
@@ -93,7 +99,7 @@ fn stop(server: Server) {
 
 #[test]
 fn a_new_process_takes_over_the_port_from_an_old_one() {
-    let flags = [&TWO_SHARDS[..], &["--reuse-port", "--drain-window", "1s"]].concat();
+    let flags = [&TWO_SHARDS[..], &["--reuse-port", "--drain-window", "3s"]].concat();
     let old = Server::start(&flags);
     let address = old.data;
     let new = Crowd::during(address, |crowd| {
@@ -132,7 +138,7 @@ fn sockets_that_are_handed_over_outlive_each_process() {
         let sockets: Vec<&TcpListener> = data.iter().chain([&control]).collect();
         let names = format!("{}control", "data:".repeat(count));
         let start = || {
-            let flags = [&TWO_SHARDS[..], &["--drain-window", "200ms"]].concat();
+            let flags = [&TWO_SHARDS[..], &["--drain-window", "1s"]].concat();
             Launch::new(&flags).hand_over(&sockets, &names).start()
         };
         let address = data[0].local_addr().expect("local_addr");

@@ -181,7 +181,7 @@ impl Shard {
     }
 
     fn on_request(&mut self, index: u32, mut request: Request) {
-        if self.is_drain_over() {
+        if self.is_too_late() {
             return self
                 .reject(index, &Rejection::unavailable("the server is shutting down", RETRY_AFTER_SECONDS));
         }

@@ -26,6 +26,10 @@ use crate::ws::Rejection;
 /// one round trip. A client tries again after a second, so this must be well below one.
 const LISTENER_GRACE: Duration = Duration::from_millis(400);
 
+/// How long after the window a client that has connected may still take for its request. It is answered with 101 and
+/// closed with 1012; later it is refused with 503.
+const REQUEST_GRACE: Duration = Duration::from_secs(2);
+
 /// How long a drain waits for another shard's marker, which takes microseconds unless that shard is stuck in a
 /// callback. Then connections are closed without it, and counted in `drain_markers_missed_total`.
 const MARKER_PATIENCE: Duration = Duration::from_secs(2);
@@ -63,6 +67,12 @@ impl Drain {
         self.ends_nanos = self.ends_nanos.min(ends_nanos);
         self.listens_until_nanos = self.listens_until_nanos.min(ends_nanos);
         self.hurried = true;
+    }
+
+    /// When requests come too late to be served.
+    fn serves_until(&self) -> u64 {
+        let grace_nanos = if self.hurried { 0 } else { REQUEST_GRACE.as_nanos() as u64 };
+        self.ends_nanos.saturating_add(grace_nanos)
     }
 
     /// Slots that are due to be closed by now.
@@ -106,8 +116,8 @@ impl Shard {
     }
 
     /// Whether a request comes too late to be served.
-    pub(super) fn is_drain_over(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| self.now_nanos >= drain.ends_nanos)
+    pub(super) fn is_too_late(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| self.now_nanos >= drain.serves_until())
     }
 
     /// Does what is due; called with each tick.
@@ -123,6 +133,7 @@ impl Shard {
         let Some(drain) = &mut self.drain else { return };
         // Once the window is over this takes in whoever came since the drain began, whatever the slot.
         let over = self.now_nanos >= drain.ends_nanos;
+        let too_late = self.now_nanos >= drain.serves_until();
         let (from, to) = match over {
             true => (0, self.slab.len()),
             false => (drain.closed_below, drain.due(self.now_nanos)),
@@ -137,8 +148,7 @@ impl Shard {
                     let text = "server is restarting".to_owned();
                     self.begin_close(index, CloseReason { code: 1012, text, cause: CloseCause::Drain });
                 }
-                // A request that is still on its way has the rest of the window.
-                State::Handshake if over => {
+                State::Handshake if too_late => {
                     let reason = "the server is shutting down";
                     self.reject(index, &Rejection::unavailable(reason, RETRY_AFTER_SECONDS));
                 }
