@@ -294,7 +294,7 @@ pub trait Component: 'static {
     fn on_error(&mut self, connection: &Connection, fault: &Fault) {
         match self.inner() {
             Some(inner) => inner.on_error(connection, fault),
-            None => tracing::warn!(connection = %connection.id(), "a callback failed: {fault}"),
+            None => tracing::warn!(connection = %connection.id(), error = %fault, "a callback failed"),
         }
     }
 }

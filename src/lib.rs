@@ -93,6 +93,7 @@
 
 pub mod config;
 pub mod decorators;
+pub mod log;
 pub mod ws;
 
 // Internals: public for the project's own benchmarks, and without any promise.

@@ -2,13 +2,13 @@
 
 mod activation;
 mod beginnings;
-mod log;
 mod push;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use corecast::config::{self, Action, Config, Invocation, LoadError};
+use corecast::log::{self, Levels};
 use corecast::{AddressRules, App, RunningServer};
 
 /// Exit code when the server could not run to its end.
@@ -42,7 +42,7 @@ fn print_config(config: &Config) -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    let log = log::start(config.log_format, config.log);
+    let log = log::start(&config);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -50,7 +50,7 @@ fn run(config: Config) -> ExitCode {
         Ok(sockets) => sockets,
         Err(error) => return fail(format!("cannot use a socket that was handed over: {error}"), FAILURE),
     };
-    let app = reloadable(config, log);
+    let app = reloadable(config, log.levels());
     let server = match sockets.give_to(app).start_for_process() {
         Ok(server) => server,
         Err(error) => return fail(&error, error.exit_code()),
@@ -64,14 +64,14 @@ fn run(config: Config) -> ExitCode {
 }
 
 /// The app, with what of its settings SIGHUP changes beside the server's own: who is denied, and the log's level.
-fn reloadable(config: Config, log: log::Log) -> App {
+fn reloadable(config: Config, levels: Levels) -> App {
     let denied = AddressRules::default();
     deny(&denied, &config);
     let app = push::app(config, &denied);
     let load = || load().map(|invocation| invocation.config).map_err(|error| error.to_string());
     app.on_reload(load, move |config| {
         deny(&denied, config);
-        log.set_level(config.log);
+        levels.set(config.log);
     })
 }
 

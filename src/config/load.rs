@@ -336,7 +336,7 @@ mod tests {
             --max-connections-per-ip 6 --accept-rate 7 --trusted-proxy 10.0.0.0/8 --trusted-proxy ::1 \
             --proxy-protocol on --message-rate 8 --max-subscriptions 9 --max-topics 10 \
             --max-handshake-size 2KiB --handshake-timeout 3s --send-queue 4KiB --slow-consumer latest --publish-token t \
-            --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --wait ring \
+            --compression off --compression-min 1KiB --drain-window 5s --reuse-port --log-format json --log trace --log-rate 0 --wait ring \
             --history 7 --history-ttl 2m --history-size 1MiB";
         // Two shards on a CPU that there is, whichever it is.
         let cpu = Config::default().shard_cpus().unwrap()[0];
@@ -378,6 +378,7 @@ mod tests {
             publish_token: Some(PublishToken::new("t")),
             drain_window_millis: 5000,
             log_format: LogFormat::Json,
+            log_lines_per_second: 0,
             log: LogLevel::Trace,
         };
         assert_eq!(config, expected);

@@ -293,6 +293,12 @@ pub struct Config {
     /// Least important level that is logged
     #[arg(help_heading = "Running", long, value_enum, value_name = "LEVEL")]
     pub log: LogLevel,
+
+    /// Lines a second that each kind of log line may have; 0 is no limit. Over it: left out, counted, and said in
+    /// one line a second
+    #[arg(help_heading = "Running", long = "log-rate", value_name = "N", value_parser = parse_number)]
+    #[serde(rename = "log-rate")]
+    pub log_lines_per_second: usize,
 }
 
 impl Default for Config {
@@ -335,6 +341,7 @@ impl Default for Config {
             drain_window_millis: 10_000,
             log_format: LogFormat::Text,
             log: LogLevel::Info,
+            log_lines_per_second: 10,
         }
     }
 }
@@ -382,7 +389,7 @@ pub enum LogLevel {
     Error,
     /// What is not as it should be.
     Warn,
-    /// What happens to the server as a whole.
+    /// What happens to the server as a whole, and whom it refuses.
     Info,
     /// What happens to single connections.
     Debug,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::dispatcher::Command;
+use crate::log;
 use crate::shard::stats::{CLOSE_LABELS, Cell, DropReason, ShardStats};
 use crate::ws::RejectReason;
 
@@ -53,10 +54,16 @@ const TOPIC_REFUSALS: [&str; 2] = ["subscribe", "publish"];
 /// Content type of the format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The shards' fan-out times as last seen. Kept, because a counter that falls for one scrape looks like a
-/// restart of the server.
+/// The shards' fan-out times in microseconds as last seen. Kept, because a counter that falls for one scrape looks
+/// like a restart of the server.
 #[derive(Default)]
-pub(super) struct FanoutCache(Mutex<(Option<Instant>, Vec<Fanout>)>);
+pub(super) struct FanoutCache(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    taken: Option<Instant>,
+    shards: Vec<Option<Box<Histogram<u64>>>>,
+}
 
 /// Fan-out times sorted into [`FANOUT_BUCKETS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,27 +87,21 @@ impl Fanout {
         }
         fanout
     }
-
-    fn add(mut self, other: &Self) -> Self {
-        self.buckets.iter_mut().zip(&other.buckets).for_each(|(bucket, more)| *bucket += more);
-        self.count += other.count;
-        self.sum_micros = self.sum_micros.saturating_add(other.sum_micros);
-        self
-    }
 }
 
 /// The handler.
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let fanout = shared.fanout().await;
+    let fanout = Fanout::new(&shared.fanout_micros().await);
     ([(CONTENT_TYPE, TEXT_FORMAT)], render(&shared, &fanout))
 }
 
 impl Shared {
-    async fn fanout(&self) -> Fanout {
+    /// Fan-out times of all shards, in microseconds.
+    pub(super) async fn fanout_micros(&self) -> Histogram<u64> {
         let mut cache = self.fanout.0.lock().await;
-        let (taken, shards) = &mut *cache;
+        let Seen { taken, shards } = &mut *cache;
         if taken.is_none_or(|taken| taken.elapsed() >= SNAPSHOT_AGE) {
-            shards.resize(self.stats.len(), Fanout::default());
+            shards.resize(self.stats.len(), None);
             let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
             let mut answers = Vec::with_capacity(shards.len());
             for shard in 0..shards.len() {
@@ -112,13 +113,27 @@ impl Shared {
             }
             for (seen, answer) in shards.iter_mut().zip(answers) {
                 if let Ok(Ok(histogram)) = tokio::time::timeout_at(deadline, answer).await {
-                    *seen = Fanout::new(&histogram);
+                    *seen = Some(histogram);
                 }
             }
             *taken = Some(Instant::now());
         }
-        shards.iter().fold(Fanout::default(), Fanout::add)
+        merged(shards.iter().flatten())
     }
+}
+
+/// All of them in one, as exact as the shards' own.
+fn merged<'a>(shards: impl Iterator<Item = &'a Box<Histogram<u64>>>) -> Histogram<u64> {
+    let mut shards = shards.cloned();
+    let mut all = shards.next().map_or_else(empty, |first| *first);
+    all.auto(true);
+    // One that grows as needed refuses no other.
+    shards.for_each(|shard| all.add(&*shard).unwrap_or_default());
+    all
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new(2).expect("two digits are possible")
 }
 
 /// The text under construction.
@@ -305,6 +320,12 @@ fn render_shards(out: &mut Exposition<'_>, shared: &Shared) {
     let value = out.sum(|s| &s.rate_limited);
     let help = "Connections closed because they sent more messages than a rate limit lets pass.";
     out.single("rate_limited_connections_total", "counter", help, value);
+    let help =
+        "Log lines left out: more of a kind than --log-rate lets pass, or nobody reads them fast enough.";
+    out.begin("log_lines_left_out_total", "counter", help);
+    for (reason, lines) in log::left_out() {
+        out.sample("log_lines_left_out_total", &format!("reason=\"{reason}\""), lines);
+    }
 }
 
 #[cfg(test)]
@@ -430,13 +451,13 @@ mod tests {
 
     #[test]
     fn fanout_times_fall_into_their_buckets() {
-        let mut one = Histogram::new(3).unwrap();
+        let mut one = Box::new(Histogram::new(3).unwrap());
         one.record_n(50, 2).unwrap();
         one.record(51).unwrap();
-        let mut two = Histogram::new(3).unwrap();
+        let mut two = Box::new(Histogram::new(3).unwrap());
         two.record(10_000_000).unwrap();
         two.record(60_000_000).unwrap();
-        let fanout = Fanout::new(&one).add(&Fanout::new(&two));
+        let fanout = Fanout::new(&merged([&one, &two].into_iter()));
         let samples = parse(&render(&shared(1), &fanout));
         let bucket = |le: &str| samples[&format!("corecast_fanout_seconds_bucket{{le=\"{le}\"}}")];
         assert_eq!([bucket("0.00005"), bucket("0.0001"), bucket("5")], [2.0, 3.0, 3.0]);

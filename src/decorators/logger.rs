@@ -36,7 +36,7 @@ impl<C: Component> Component for Logger<C> {
     }
 
     fn on_error(&mut self, connection: &Connection, fault: &Fault) {
-        tracing::warn!(connection = %connection.id(), "a callback failed: {fault}");
+        tracing::warn!(connection = %connection.id(), error = %fault, "a callback failed");
         self.inner.on_error(connection, fault);
     }
 }

@@ -72,7 +72,7 @@ impl Shard {
         let words = catch_unwind(AssertUnwindSafe(|| fault.to_string()));
         let words = words.unwrap_or_else(|panic| Fault::of_panic(panic).to_string());
         drop_caught(fault);
-        tracing::warn!(shard = self.mesh.shard(), "a component failed: {words}");
+        tracing::warn!(shard = self.mesh.shard(), error = words, "a component failed");
     }
 
     fn count_fault(&self, fault: &Fault) {

@@ -64,6 +64,7 @@ impl Shard {
             Err(error) => match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                     self.stats.rejected[RejectReason::Descriptors.index()].add(1);
+                    tracing::warn!(shard = self.mesh.shard(), %error, "cannot accept connections");
                 }
                 Some(libc::ECANCELED) => {}
                 _ if !more => self.arm_listeners(),
@@ -266,6 +267,15 @@ impl Shard {
 
     pub(super) fn reject(&mut self, index: u32, rejection: &Rejection) {
         self.stats.rejected[rejection.reason.index()].add(1);
+        // Nothing here is a text that the peer chose.
+        tracing::info!(
+            shard = self.mesh.shard(),
+            peer = self.slab[index].peer().map(tracing::field::display),
+            reason = rejection.reason.as_str(),
+            status = rejection.status().as_u16(),
+            detail = &*rejection.message,
+            "handshake refused"
+        );
         let mut response = std::mem::take(&mut self.scratch);
         response.clear();
         ws::handshake::write_rejection(rejection, &mut response);

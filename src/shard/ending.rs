@@ -85,6 +85,8 @@ impl Shard {
             self.stats.dropped[stats::DropReason::SlowConsumer as usize].add(dropped as u64 + 1);
         }
         self.stats.slow_consumers.add(u64::from(!counted));
+        let peer = slot.peer().map(tracing::field::display);
+        tracing::warn!(shard = id.shard, peer, "slow consumer, closing it");
         if matches!(slot.state, State::Open | State::Closing) {
             slot.state = State::Linger;
             self.overflowed.push(index);

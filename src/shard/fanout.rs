@@ -112,10 +112,13 @@ impl Shard {
         };
         self.stats.dropped[DropReason::SlowConsumer as usize].add(dropped as u64);
         self.stats.send_queue_bytes.subtract((before - outbound.queued_bytes()) as u64);
-        if dropped > 0 && !std::mem::replace(&mut outbound.met_limit, true) {
-            self.stats.slow_consumers.add(1);
-        }
+        let is_first = dropped > 0 && !std::mem::replace(&mut outbound.met_limit, true);
         let fits = !outbound.is_over(bytes, self.settings.send_queue_bytes);
+        if is_first {
+            self.stats.slow_consumers.add(1);
+            let peer = slot.peer().map(tracing::field::display);
+            tracing::warn!(shard = self.context.shard(), peer, "slow consumer, dropping messages for it");
+        }
         if !fits && !is_dropped_itself && matches!(slot.state, State::Open | State::Closing) {
             self.overflow(index);
         }

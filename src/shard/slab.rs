@@ -3,7 +3,7 @@
 //! A slot holds all that an idle connection costs in user space. What a connection needs only for a while (a
 //! partial message, a send queue) is boxed and goes away again.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::outbound::Outbound;
@@ -176,6 +176,11 @@ impl Slot {
     /// The form in which messages of topics go to it.
     pub(super) fn form(&self) -> Encoding {
         if self.with_ids { Encoding::WITH_ID } else { self.encoding }
+    }
+
+    /// Address of the other end, for the log: asked of the kernel.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.socket.as_ref().and_then(|socket| socket.peer_addr().ok())
     }
 
     /// The socket, as long as there is one.

@@ -56,6 +56,8 @@ impl Shard {
         let slot = &mut self.slab[index];
         if slot.pinged && !slot.heard {
             self.stats.keepalive_timeouts.add(1);
+            let peer = slot.peer().map(tracing::field::display);
+            tracing::info!(shard = self.mesh.shard(), peer, "no answer to a ping, disconnecting");
             return self.drop_silent(index);
         }
         slot.pinged = true;
