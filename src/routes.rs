@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::address_rules::AddressRules;
 use crate::component::{Component, PeerAddress};
 use crate::path_pattern::PathPattern;
-use crate::ws::{OriginPolicy, RejectReason, Rejection, Request, handshake};
+use crate::ws::{LivePage, OriginPolicy, RejectReason, Rejection, Request, handshake};
 
 /// One route: the paths, who may come, and the component that serves them.
 pub(crate) struct Route {
@@ -51,14 +51,22 @@ pub(crate) const MAX_ROUTES: usize = 256;
 #[derive(Default)]
 pub(crate) struct Routes {
     entries: Vec<Entry>,
+    /// The page that may use routes for which nobody has said which pages may.
+    live_page: Option<LivePage>,
     /// Whether every route has address rules: only then can an address be refused before its request is here.
     all_have_rules: bool,
 }
 
 impl Routes {
+    /// None yet.
+    pub(crate) fn new(live_page: Option<LivePage>) -> Self {
+        Self { live_page, ..Self::default() }
+    }
+
     /// Adds a route behind those there are. More than [`MAX_ROUTES`] are ruled out where routes are gathered.
     pub(crate) fn add(&mut self, mut route: Route) {
         debug_assert!(self.entries.len() < MAX_ROUTES);
+        route.origins = route.origins.or_page(self.live_page);
         let component = &mut route.component;
         self.entries.push(Entry {
             sub_protocols: component.sub_protocols(),
@@ -73,7 +81,8 @@ impl Routes {
     /// Replaces the origins of those routes that have the configuration's.
     pub(crate) fn set_configured_origins(&mut self, origins: &OriginPolicy) {
         let routes = self.entries.iter_mut().map(|entry| &mut entry.route);
-        routes.filter(|route| route.has_configured_origins).for_each(|r| r.origins.clone_from(origins));
+        let origins = origins.clone().or_page(self.live_page);
+        routes.filter(|route| route.has_configured_origins).for_each(|r| r.origins.clone_from(&origins));
     }
 
     /// Number of routes.

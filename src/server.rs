@@ -23,6 +23,7 @@ use crate::shard::listener::{ListenError, Listener, Lock, distribute, listen};
 use crate::shard::mesh::Mesh;
 use crate::shard::stats::ShardStats;
 use crate::shard::{self, Parts, ProcessCounts, Settings, mesh};
+use crate::ws::LivePage;
 use crate::ws_server::RouteSpec;
 
 /// Connections to the control port that may wait to be accepted.
@@ -193,7 +194,11 @@ fn launch_here(
     let all_stats: Arc<[_]> = cpus.iter().map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len()))).collect();
     let (meshes, link) = mesh::connect(&all_stats).map_err(StartError::Thread)?;
     let for_process = surroundings.for_process;
-    let control_settings = ControlSettings { for_process, ..ControlSettings::new(&config, max_connections) };
+    let control_settings = ControlSettings {
+        for_process,
+        websocket_addresses: websocket_addresses.clone(),
+        ..ControlSettings::new(&config, max_connections)
+    };
     let keep_alive = Duration::from_millis(config.keepalive_millis);
     let reloader = surroundings
         .reload
@@ -259,8 +264,12 @@ impl RunningServer {
     ) -> Result<(), StartError> {
         let origins = settings.allowed_origins.clone();
         let process = Arc::new(ProcessCounts::new(settings.max_connections));
+        let live_page = self.control_address.map(|address| LivePage {
+            port: address.port(),
+            loopback: address.ip().to_canonical().is_loopback(),
+        });
         let routes: Arc<dyn Fn() -> Routes + Send + Sync> = Arc::new(move || {
-            let mut made = Routes::default();
+            let mut made = Routes::new(live_page);
             routes.iter().for_each(|route| made.add(route.make(keep_alive, &origins)));
             made
         });

@@ -2,6 +2,8 @@
 
 #[path = "foreign/browser.rs"]
 mod browser;
+#[path = "foreign/chromium.rs"]
+mod chromium;
 #[path = "foreign/program.rs"]
 mod program;
 mod support;

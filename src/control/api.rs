@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::dispatcher::{Answer, Command};
-use super::{ControlSettings, Shared, batch, health, metrics};
+use super::{ControlSettings, Shared, batch, health, live, metrics, status};
 use crate::clock;
 use crate::config::PublishToken;
 use crate::frame::Frame;
@@ -44,26 +44,15 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What `Retry-After` says when the shards are full: they drain within milliseconds, its unit is the second.
 pub(super) const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-const INDEX: &str = "\
-corecast control port
-
-POST /pub/<topic>    publish the body; Content-Type: application/octet-stream makes a binary message
-POST /pub            publish many: a JSON array of {\"topic\", \"data\"} or {\"topic\", \"data_base64\"}
-GET /pub/<topic>     its subscribers, messages kept, epoch and last offset, as JSON
-DELETE /pub/<topic>  drop what is kept of it and close its subscribers
-GET /metrics         Prometheus metrics
-GET /live            200 while every shard runs
-GET /ready           200 while new connections are welcome
-";
-
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/", get(async || INDEX))
+        .route("/", get(live::live_page))
         .route("/pub", post(batch::publish_all))
         // The topic is read from the raw path: decoding it twice would change it.
         .route("/pub/", topic_methods())
         .route("/pub/{*topic}", topic_methods())
         .route("/metrics", get(metrics::metrics))
+        .route("/status", get(status::status))
         .route("/live", get(health::live))
         .route("/ready", get(health::ready))
         .method_not_allowed_fallback(method_not_allowed)

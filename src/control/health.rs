@@ -52,7 +52,8 @@ impl Shared {
         (!reasons.is_empty()).then(|| reasons.join("\n"))
     }
 
-    fn why_not_ready(&self, now_nanos: u64) -> Option<String> {
+    /// Why new connections are not welcome, if they are not.
+    pub(super) fn why_not_ready(&self, now_nanos: u64) -> Option<String> {
         if self.draining.load(Relaxed) {
             return Some("draining".to_owned());
         }

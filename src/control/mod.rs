@@ -9,6 +9,7 @@
 //! | `metrics` | `GET /metrics` |
 //! | `health` | `GET /live` and `GET /ready` |
 //! | `reload` | the settings in force, and their change on SIGHUP |
+//! | `live`, `status` | the live page, and its figures as JSON |
 //!
 //! Invariants:
 //! 1. One task, the dispatcher, owns the rings. Handlers send it commands and wait for the answer for a
@@ -22,25 +23,29 @@ mod api;
 mod batch;
 mod dispatcher;
 mod health;
+mod live;
 mod metrics;
 mod reload;
 mod server;
+mod status;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use axum::http::HeaderValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::clock;
 use crate::config::{Config, PublishToken};
 use crate::shard::mesh::ControlLink;
 use crate::shard::stats::ShardStats;
@@ -64,6 +69,8 @@ pub struct ControlSettings {
     pub drain_window_millis: u64,
     /// The process is nothing but this server: it drains on SIGTERM and SIGINT, and tells a service manager.
     pub for_process: bool,
+    /// Where WebSocket clients connect, for the live page.
+    pub websocket_addresses: Vec<SocketAddr>,
 }
 
 impl ControlSettings {
@@ -76,6 +83,7 @@ impl ControlSettings {
             publish_token: config.publish_token.clone(),
             drain_window_millis: config.drain_window_millis,
             for_process: true,
+            websocket_addresses: config.listen.clone(),
         }
     }
 }
@@ -141,6 +149,12 @@ struct Shared {
     ring_full: Vec<AtomicU64>,
     fanout: metrics::FanoutCache,
     reloads: reload::Counts,
+    /// Start of the server, in nanoseconds of [`clock::monotonic_nanos`].
+    started_nanos: u64,
+    /// The same, in milliseconds of Unix time.
+    started_unix_millis: u64,
+    /// The live page's `Content-Security-Policy`.
+    page_policy: HeaderValue,
 }
 
 /// Starts the control thread. Returns when it listens and handles signals. Without a listener there is no
@@ -198,6 +212,7 @@ fn setup(
     let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
     let shards = link.shards();
     let for_process = settings.for_process;
+    let page_policy = live::content_security_policy(&settings.websocket_addresses);
     let shared = Arc::new(Shared {
         settings: ArcSwap::from_pointee(settings),
         stats: link.stats().to_vec(),
@@ -207,6 +222,9 @@ fn setup(
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         fanout: metrics::FanoutCache::default(),
         reloads: reload::Counts::default(),
+        started_nanos: clock::monotonic_nanos(),
+        started_unix_millis: clock::unix_millis(),
+        page_policy,
     });
     let server = listener.map(|listener| server::Server::new(listener, api::router(shared.clone())));
     let reloads = reloader.is_some().then(|| shared.commands.clone());

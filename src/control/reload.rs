@@ -100,6 +100,7 @@ impl Reloader {
         let old = shared.settings.load_full();
         shared.settings.store(Arc::new(ControlSettings {
             for_process: old.for_process,
+            websocket_addresses: old.websocket_addresses.clone(),
             ..ControlSettings::new(&config, settings.max_connections)
         }));
         (self.reload.apply)(&config);

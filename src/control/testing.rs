@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{ControlHandle, ControlSettings, Shared, Summary, metrics, spawn};
+use super::{ControlHandle, ControlSettings, Shared, Summary, live, metrics, spawn};
 use crate::clock;
 use crate::config::Config;
 use crate::position::Position;
@@ -54,6 +54,9 @@ pub(super) fn shared(shards: usize) -> Shared {
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         fanout: metrics::FanoutCache::default(),
         reloads: Default::default(),
+        started_nanos: 0,
+        started_unix_millis: 1_700_000_000_000,
+        page_policy: live::content_security_policy(&[]),
     }
 }
 

@@ -302,7 +302,10 @@ fn metrics_and_health_are_served() {
         let answer = rig.client.get(path);
         assert_eq!((status(&answer), body(&answer)), ("200", says));
     }
-    assert!(rig.client.get("/").contains("POST /pub/<topic>"));
+    let page = rig.client.get("/");
+    assert_eq!(header(&page, "content-type"), Some("text/html; charset=utf-8"));
+    assert!(body(&page).starts_with("<!doctype html>") && body(&page).contains("POST   /pub/TOPIC"));
+    assert!(body(&rig.client.get("/status")).contains("\"fanout_micros\":[[70,2]]"));
     rig.end();
 }
 
@@ -331,7 +334,7 @@ fn a_drain_is_announced_and_a_second_signal_hastens_it() {
 fn an_idle_connection_does_not_hold_up_the_end() {
     let rig = Rig::new(&[Conduct::Deliver(1)], settings());
     let mut idle = TcpStream::connect(rig.client.0).unwrap();
-    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    idle.write_all(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert!(idle.read(&mut [0; 4096]).unwrap() > 0);
     let began = Instant::now();
     rig.end();

@@ -37,5 +37,5 @@ pub use deflate::{Deflater, Inflater};
 pub use error::ProtocolError;
 pub use extension::Negotiated;
 pub use frame::{OpCode, ServerHeader};
-pub use handshake::{InvalidOrigin, OriginPolicy, RejectReason, Rejection, Request};
+pub use handshake::{InvalidOrigin, LivePage, OriginPolicy, RejectReason, Rejection, Request};
 pub use session::{Event, Limits, MessageKind, Payload, Session};

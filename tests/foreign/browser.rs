@@ -1,12 +1,9 @@
 //! A headless Chromium with one plain page, which runs the scripts that a test gives it.
 #![allow(unreachable_pub)] // as in tests/support
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,31 +11,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::chromium::Chromium;
 use super::program;
-use super::support::sys::{self, Cage};
 
 /// How long the browser may take to start, or a script to end. Wide, because CI machines stall.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// How long the browser may take to end when it is asked to.
-const EXIT_LIMIT: Duration = Duration::from_secs(10);
-
-/// Without a screen, without calls to anyone but this test, and without the sandbox, which root cannot have.
-const FLAGS: [&str; 13] = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-breakpad",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-quic",
-    "--disable-sync",
-    "--no-first-run",
-    "--no-proxy-server",
-];
 
 /// The test's side of the page's requests.
 struct Line {
@@ -48,9 +25,7 @@ struct Line {
 
 /// A browser that shows the page. Dropping it ends it.
 pub struct Browser {
-    child: Child,
-    /// Its fresh profile, which holds its log too.
-    profile: PathBuf,
+    chromium: Chromium,
     /// The page's origin.
     pub origin: String,
     scripts: Sender<String>,
@@ -61,11 +36,6 @@ impl Browser {
     /// Starts one and waits until it has loaded the page; `None` if there is no browser, which is said.
     #[track_caller]
     pub fn start() -> Option<Browser> {
-        let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-        let Some(program) = program::find(&names) else {
-            program::skip("there is no Chromium in the PATH (Debian's package chromium)");
-            return None;
-        };
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let origin = format!("http://{}", listener.local_addr().expect("local_addr"));
         let (scripts, coming_scripts) = mpsc::channel();
@@ -73,14 +43,8 @@ impl Browser {
         let line = Line { scripts: Mutex::new(coming_scripts), results: Mutex::new(coming_results) };
         serve(listener, Arc::new(line));
 
-        let profile = fresh_folder();
-        let log = File::create(profile.join("log")).expect("cannot create the browser's log");
-        let mut command = Command::new(program);
-        command.args(FLAGS).arg(format!("--user-data-dir={}", profile.display()));
-        command.arg(format!("{origin}/page.html")).env("HOME", &profile);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = Cage::default().spawn(&mut command).expect("cannot start the browser");
-        let browser = Browser { child, profile, origin, scripts, results };
+        let chromium = Chromium::start(&[], &format!("{origin}/page.html"))?;
+        let browser = Browser { chromium, origin, scripts, results };
         assert_eq!(browser.result("loading the page"), "loaded");
         Some(browser)
     }
@@ -97,32 +61,13 @@ impl Browser {
         let mut result = match self.results.recv_timeout(LIMIT) {
             Ok(result) => result,
             Err(_) => {
-                let log = fs::read_to_string(self.profile.join("log")).unwrap_or_default();
+                let log = self.chromium.log();
                 panic!("no result within {LIMIT:?} of {what}\nthe browser says:\n{log}");
             }
         };
         assert_eq!(result["error"], Value::Null, "failed in the page: {what}");
         result["value"].take()
     }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // A browser that is asked takes its helper processes along.
-        let _ = sys::signal(self.child.id(), libc::SIGTERM);
-        program::wait_or_kill(&mut self.child, EXIT_LIMIT);
-        let _ = fs::remove_dir_all(&self.profile);
-    }
-}
-
-fn fresh_folder() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("browser-{}-{number}", std::process::id());
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = fs::remove_dir_all(&folder); // a process of the same number, long ago
-    fs::create_dir_all(&folder).expect("cannot create the browser's profile");
-    folder
 }
 
 /// Serves the page and its long polls. One thread per connection: browsers open some that they do not use.

@@ -3,6 +3,7 @@
 //! A browser sends `Origin`, and pages cannot forge it. A request without it is not a browser's and passes:
 //! this is no protection against programs.
 
+use core::net::IpAddr;
 use std::fmt;
 
 use http::header::{HOST, ORIGIN};
@@ -15,11 +16,22 @@ pub enum OriginPolicy {
     /// Pages from the host and port that the request itself names.
     #[default]
     SameHost,
+    /// Those, and the live page: the same host at another port.
+    SameHostOr(LivePage),
     /// Every page.
     Any,
     /// Pages from these origins: `https://example.com`, `http://localhost:3000`, `null`; or a host alone, with
     /// or without port, for any scheme: `example.com`. Entries that are none of these match nothing.
     List(Vec<String>),
+}
+
+/// Where this process serves its live page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivePage {
+    /// Its port.
+    pub port: u16,
+    /// It is served on a loopback address only, so that a page of any other host is not it.
+    pub loopback: bool,
 }
 
 /// A configured origin that is neither `*`, `null`, an origin nor a host.
@@ -35,6 +47,15 @@ impl fmt::Display for InvalidOrigin {
 impl std::error::Error for InvalidOrigin {}
 
 impl OriginPolicy {
+    /// The same, with the live page let in where nobody has said which pages may come.
+    #[must_use]
+    pub fn or_page(self, page: Option<LivePage>) -> Self {
+        match (self, page) {
+            (Self::SameHost, Some(page)) => Self::SameHostOr(page),
+            (policy, _) => policy,
+        }
+    }
+
     /// The policy for the values of `--allowed-origin`: none is the same host, `*` among them is any.
     pub fn parse(values: &[String]) -> Result<Self, InvalidOrigin> {
         let is_wrong = |value: &&String| *value != "*" && Pattern::parse(value).is_none();
@@ -59,6 +80,8 @@ impl OriginPolicy {
         let is_allowed = match self {
             Self::Any => true,
             Self::SameHost => Origin::parse(value).is_some_and(|origin| origin.is_same_host(request)),
+            Self::SameHostOr(page) => Origin::parse(value)
+                .is_some_and(|origin| origin.is_same_host(request) || origin.is_page(*page, request)),
             Self::List(list) => {
                 list.iter().filter_map(|entry| Pattern::parse(entry)).any(|p| p.matches(value))
             }
@@ -139,6 +162,15 @@ impl<'a> Origin<'a> {
         Some(Self { scheme, host, port: port.or(default_port(scheme)) })
     }
 
+    /// True for the live page on the host that the request names.
+    fn is_page(&self, page: LivePage, request: &Request) -> bool {
+        let host = request_authority(request).map(|(host, _)| host);
+        host.is_some_and(|host| self.host.eq_ignore_ascii_case(host))
+            && self.scheme.eq_ignore_ascii_case(b"http")
+            && self.port == Some(page.port)
+            && (!page.loopback || is_loopback(self.host))
+    }
+
     /// True if the request went to the host and port of this origin.
     ///
     /// A host without port has the default port of the page's scheme, whichever that is: behind a proxy
@@ -152,6 +184,15 @@ impl<'a> Origin<'a> {
         };
         self.host.eq_ignore_ascii_case(host) && self.port == Some(port.unwrap_or(default_port))
     }
+}
+
+/// True for names and addresses that mean this machine alone, as the host of an origin.
+fn is_loopback(host: &[u8]) -> bool {
+    if host.eq_ignore_ascii_case(b"localhost") {
+        return true;
+    }
+    let text = std::str::from_utf8(host).unwrap_or_default();
+    text.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// An entry of the list.
@@ -264,6 +305,39 @@ mod tests {
         assert_eq!(check(&OriginPolicy::SameHost, "http://a.org/x", "b.org", origin), Ok(()));
         let outcome = check(&OriginPolicy::SameHost, "http://b.org/x", "a.org", origin);
         assert_eq!(outcome, Err(RejectReason::Origin));
+    }
+
+    #[test]
+    fn the_live_page_is_let_in_and_no_other_port() {
+        let policy = |loopback| OriginPolicy::SameHostOr(LivePage { port: 8081, loopback });
+        let origin = |policy, host: &str, origin: &str| check(&policy, "/", host, Some(origin.as_bytes()));
+        let loopback = ["localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"];
+        for host in loopback {
+            let (data, page) = (format!("{host}:8080"), format!("http://{host}:8081"));
+            assert_eq!(origin(policy(true), &data, &page), Ok(()), "{host}");
+            assert_eq!(origin(policy(true), &data, &format!("http://{data}")), Ok(()), "{host}");
+            for other in ["http", "http:8082", "https:8081"] {
+                let (scheme, port) = other.split_once(':').unwrap_or((other, "80"));
+                let outcome = origin(policy(true), &data, &format!("{scheme}://{host}:{port}"));
+                assert_eq!(outcome, Err(RejectReason::Origin), "{host} {other}");
+            }
+            assert_eq!(
+                check(&OriginPolicy::SameHost, "/", &data, Some(page.as_bytes())),
+                Err(RejectReason::Origin)
+            );
+        }
+        // Of a page on loopback nobody else's is a part, whatever name the request went to.
+        for (data, page) in [("a.org:8080", "http://a.org:8081"), ("192.0.2.1:8080", "http://192.0.2.1:8081")]
+        {
+            assert_eq!(origin(policy(true), data, page), Err(RejectReason::Origin), "{page}");
+            assert_eq!(origin(policy(false), data, page), Ok(()), "{page}");
+        }
+        let outcome = origin(policy(false), "a.org:8080", "http://b.org:8081");
+        assert_eq!(outcome, Err(RejectReason::Origin));
+        assert_eq!(
+            origin(policy(true), "127.0.0.1:8080", "http://localhost:8081"),
+            Err(RejectReason::Origin)
+        );
     }
 
     #[test]
