@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Reloader, Shared, Stop, Summary};
+use super::{COMMAND_QUEUE, Reloader, Shared, Stop, Summary};
 use crate::frame::Frame;
 use crate::service_manager;
 use crate::shard::Settings;
@@ -160,6 +160,7 @@ impl Dispatcher {
     pub(super) async fn run(&mut self) -> Summary {
         // Whatever arrived before the bell was watched.
         self.receive_all();
+        let (mut commands, mut open) = (Vec::with_capacity(COMMAND_QUEUE), true);
         while self.shards.iter().any(|shard| *shard != ShardState::Drained) {
             let wake = self.next_wake();
             tokio::select! {
@@ -168,7 +169,11 @@ impl Dispatcher {
                     while self.bell.try_read(&mut [0; 8]).is_ok() {}
                     self.receive_all();
                 }
-                Some(command) = self.commands.recv() => self.handle_command(command),
+                // All that have come: the wait around them costs more than one of them.
+                count = self.commands.recv_many(&mut commands, COMMAND_QUEUE), if open => {
+                    open = count > 0;
+                    commands.drain(..).for_each(|command| self.handle_command(command));
+                }
                 Ok(()) = self.stop.changed() => self.handle_stop(),
                 () = tokio::time::sleep_until(wake) => {}
             }

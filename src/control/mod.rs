@@ -3,7 +3,7 @@
 //! | Module | Owns |
 //! |---|---|
 //! | `dispatcher` | the rings to and from the shards; requests that await an answer; the drain |
-//! | `server` | the HTTP connections and their limits |
+//! | `server`, `coalesce` | the HTTP connections and their limits; answers that leave together |
 //! | `api` | the routes and `/pub/<topic>` |
 //! | `batch` | `POST /pub` |
 //! | `metrics` | `GET /metrics` |
@@ -21,6 +21,7 @@
 
 mod api;
 mod batch;
+mod coalesce;
 mod dispatcher;
 mod health;
 mod live;

@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{debug, warn};
 
+use super::coalesce::Coalesced;
+
 /// Connections at a time; more wait in the listener's backlog.
 const MAX_CONTROL_CONNECTIONS: u32 = 256;
 
@@ -99,7 +101,7 @@ async fn serve(
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(Coalesced::new(stream)), TowerToHyperService::new(router))
     );
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
