@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::links::{Faults, Links};
+use crate::links::{Faults, Links, Target};
 use crate::process::{Machine, Observation, ServerProcess};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -73,6 +73,11 @@ impl Shared {
         &self.wakers[index]
     }
 
+    /// Gives every thread a turn.
+    pub(crate) fn wake_all(&self) {
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
     /// Shows the conductor how thread `index` gets on.
     #[inline]
     pub(crate) fn note_progress(&self, index: usize, open: usize, progress: u64) {
@@ -88,7 +93,7 @@ impl Shared {
 
     fn begin(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Release);
-        self.wakers.iter().for_each(Waker::wake);
+        self.wake_all();
     }
 
     fn open_count(&self) -> u64 {
@@ -104,6 +109,8 @@ impl Shared {
 pub(crate) struct Plan<M> {
     /// One for each thread, with the connections that it opens before the measurement.
     pub(crate) threads: Vec<(M, Vec<Opening>)>,
+    /// Servers to connect to.
+    pub(crate) targets: Vec<Target>,
     /// Local ports that one source address is good for.
     pub(crate) ports_per_address: usize,
     /// Whether silence of `timeout` means that something is wrong.
@@ -145,7 +152,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             settings.connections,
             plan.ports_per_address,
         );
-        let links = Links::new(&settings.targets(), settings.compression, sources, index)?;
+        let links = Links::new(plan.targets.clone(), settings.compression, sources, index)?;
         workers.push(Worker::new(index, &shared, links, mode, openings, handshakes_max));
     }
     std::thread::scope(|scope| {

@@ -9,17 +9,32 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A response head longer than this is refused.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 
-/// Request bytes that open a connection to `url`.
-pub(crate) fn request(url: &Url, compression: Option<Offer>) -> Vec<u8> {
-    let extensions = compression.map(|offer| format!("Sec-WebSocket-Extensions: {}\r\n", offer.value()));
-    format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{}\r\n",
-        url.path,
-        url.authority,
-        extensions.unwrap_or_default()
-    )
-    .into_bytes()
+/// What a client asks for besides the connection. What was offered must be accepted, and nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Offers {
+    pub(crate) compression: Option<Offer>,
+    pub(crate) subprotocol: Option<&'static str>,
+}
+
+/// Request bytes that open a connection to `url`, with `query` after its path.
+pub(crate) fn request(url: &Url, query: Option<&str>, offers: Offers) -> Vec<u8> {
+    let mut request = format!("GET {}", url.path);
+    for part in query.iter().flat_map(|query| [if url.path.contains('?') { "&" } else { "?" }, query]) {
+        request += part;
+    }
+    request += &format!(
+        " HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n",
+        url.authority
+    );
+    if let Some(offer) = offers.compression {
+        request += &format!("Sec-WebSocket-Extensions: {}\r\n", offer.value());
+    }
+    if let Some(subprotocol) = offers.subprotocol {
+        request += &format!("Sec-WebSocket-Protocol: {subprotocol}\r\n");
+    }
+    request += "\r\n";
+    request.into_bytes()
 }
 
 /// What a response turned out to be.
@@ -35,8 +50,8 @@ pub(crate) enum Response {
     Invalid(&'static str),
 }
 
-/// Reads the server's response from the beginning of `bytes`. What was offered must be accepted.
-pub(crate) fn response(bytes: &[u8], mut offer: Option<Offer>) -> Response {
+/// Reads the server's response to a request with `offers` from the beginning of `bytes`.
+pub(crate) fn response(bytes: &[u8], mut offers: Offers) -> Response {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() > HEAD_MAX_BYTES {
             Response::Invalid("head_too_long")
@@ -68,14 +83,21 @@ pub(crate) fn response(bytes: &[u8], mut offer: Option<Offer>) -> Response {
         } else if name.eq_ignore_ascii_case("sec-websocket-accept") {
             accept = value == ACCEPT;
         } else if name.eq_ignore_ascii_case("sec-websocket-extensions") {
-            match offer.take().ok_or("extension_not_offered").and_then(|offer| offer.check(value)) {
-                Ok(()) => {}
-                Err(reason) => return Response::Invalid(reason),
+            let offered = offers.compression.take().ok_or("extension_not_offered");
+            if let Err(reason) = offered.and_then(|offer| offer.check(value)) {
+                return Response::Invalid(reason);
             }
+        } else if name.eq_ignore_ascii_case("sec-websocket-protocol")
+            && offers.subprotocol.take() != Some(value)
+        {
+            return Response::Invalid("subprotocol_not_offered");
         }
     }
-    if offer.is_some() {
+    if offers.compression.is_some() {
         return Response::Invalid("compression_declined");
+    }
+    if offers.subprotocol.is_some() {
+        return Response::Invalid("subprotocol_declined");
     }
     match (upgrade, connection, accept) {
         (true, true, true) => Response::Open(end + 4),
@@ -95,26 +117,36 @@ mod tests {
     #[test]
     fn good_response_is_incomplete_at_every_cut_and_then_open() {
         for cut in 0..GOOD.len() {
-            assert_eq!(response(&GOOD.as_bytes()[..cut], None), Response::Incomplete, "cut at {cut}");
+            assert_eq!(
+                response(&GOOD.as_bytes()[..cut], Offers::default()),
+                Response::Incomplete,
+                "cut at {cut}"
+            );
         }
         let with_frame = [GOOD.as_bytes(), &[0x82, 0]].concat();
-        assert_eq!(response(&with_frame, None), Response::Open(GOOD.len()));
+        assert_eq!(response(&with_frame, Offers::default()), Response::Open(GOOD.len()));
     }
 
     #[test]
     fn refusals_are_told_apart() {
-        assert_eq!(response(b"HTTP/1.1 403 Forbidden\r\n\r\n", None), Response::Status(403));
-        assert_eq!(response(b"SSH-2.0-x\r\n\r\n", None), Response::Invalid("status_line"));
+        assert_eq!(response(b"HTTP/1.1 403 Forbidden\r\n\r\n", Offers::default()), Response::Status(403));
+        assert_eq!(response(b"SSH-2.0-x\r\n\r\n", Offers::default()), Response::Invalid("status_line"));
         let other_key = GOOD.replace("s3pP", "S3PP");
-        assert_eq!(response(other_key.as_bytes(), None), Response::Invalid("accept_header"));
+        assert_eq!(response(other_key.as_bytes(), Offers::default()), Response::Invalid("accept_header"));
         let extension = GOOD.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
-        assert_eq!(response(extension.as_bytes(), None), Response::Invalid("extension_not_offered"));
-        assert_eq!(response(&vec![b'a'; HEAD_MAX_BYTES + 1], None), Response::Invalid("head_too_long"));
+        assert_eq!(
+            response(extension.as_bytes(), Offers::default()),
+            Response::Invalid("extension_not_offered")
+        );
+        assert_eq!(
+            response(&vec![b'a'; HEAD_MAX_BYTES + 1], Offers::default()),
+            Response::Invalid("head_too_long")
+        );
     }
 
     #[test]
     fn an_offer_must_be_accepted_once() {
-        let offer = Some(Offer { server_window_bits: None });
+        let offer = Offers { compression: Some(Offer { server_window_bits: None }), ..Offers::default() };
         let answer = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
         let accepted = GOOD.replace("\r\n\r\n", &format!("\r\n{answer}\r\n"));
         assert_eq!(response(accepted.as_bytes(), offer), Response::Open(accepted.len()));
@@ -128,14 +160,36 @@ mod tests {
     #[test]
     fn request_names_host_and_path_and_offer() {
         let url = "ws://127.0.0.1:9/a?b".parse().unwrap();
-        let text = String::from_utf8(request(&url, None)).unwrap();
+        let text = String::from_utf8(request(&url, None, Offers::default())).unwrap();
         assert!(
             text.starts_with("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:9\r\n") && text.ends_with("13\r\n\r\n")
         );
-        let text = String::from_utf8(request(&url, Some(Offer { server_window_bits: None }))).unwrap();
+        let offers = Offers {
+            compression: Some(Offer { server_window_bits: None }),
+            subprotocol: Some("ws+meta.nchan"),
+        };
+        let text = String::from_utf8(request(&url, Some("since=1:2"), offers)).unwrap();
+        assert!(text.starts_with("GET /a?b&since=1:2 HTTP/1.1\r\n"), "{text}");
         assert!(
             text.contains("\r\nSec-WebSocket-Extensions: permessage-deflate; ")
-                && text.ends_with("over\r\n\r\n")
+                && text.ends_with("over\r\nSec-WebSocket-Protocol: ws+meta.nchan\r\n\r\n")
+        );
+        let url = "ws://127.0.0.1:9/a".parse().unwrap();
+        assert!(request(&url, Some("since=1:2"), Offers::default()).starts_with(b"GET /a?since=1:2 HTTP"));
+    }
+
+    #[test]
+    fn a_subprotocol_must_be_the_offered_one() {
+        let offers = Offers { subprotocol: Some("ws+meta.nchan"), ..Offers::default() };
+        let chosen =
+            |name: &str| GOOD.replace("\r\n\r\n", &format!("\r\nsec-websocket-protocol: {name}\r\n\r\n"));
+        let good = chosen("ws+meta.nchan");
+        assert_eq!(response(good.as_bytes(), offers), Response::Open(good.len()));
+        assert_eq!(response(GOOD.as_bytes(), offers), Response::Invalid("subprotocol_declined"));
+        assert_eq!(response(chosen("chat").as_bytes(), offers), Response::Invalid("subprotocol_not_offered"));
+        assert_eq!(
+            response(good.as_bytes(), Offers::default()),
+            Response::Invalid("subprotocol_not_offered")
         );
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use crate::compression::Offer;
 use crate::frame::{self, opcode};
-use crate::handshake;
+use crate::handshake::{self, Offers};
 use crate::sys::{self, Epoll, READABLE, WRITABLE};
 use crate::units::Url;
 
@@ -41,10 +41,17 @@ pub(crate) enum State {
 pub(crate) struct Extra {
     /// Bytes received of a response or frame that is not complete.
     pub(crate) partial: Vec<u8>,
-    /// Bytes on the wire and payload so far of a fragmented message.
-    pub(crate) fragments: Option<(usize, Vec<u8>)>,
-    /// Bytes that the socket did not take yet.
+    /// What has come of a fragmented message.
+    pub(crate) fragments: Option<Fragments>,
+    /// Bytes that the socket did not take yet; the whole request while the connection comes about.
     unsent: Vec<u8>,
+}
+
+/// A message whose last fragment is awaited.
+pub(crate) struct Fragments {
+    pub(crate) text: bool,
+    pub(crate) wire_bytes: usize,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Extra {
@@ -58,7 +65,7 @@ impl Extra {
 pub(crate) struct Connection {
     socket: Option<OwnedFd>,
     pub(crate) state: State,
-    target: u8,
+    target: u16,
     /// When it was begun, or was meant to be.
     pub(crate) started_ns: u64,
     pub(crate) extra: Option<Box<Extra>>,
@@ -66,10 +73,11 @@ pub(crate) struct Connection {
 
 const _: () = assert!(size_of::<Connection>() <= 64);
 
-/// A server address, and what is sent to open a connection to it.
-struct Target {
-    address: SocketAddr,
-    request: Vec<u8>,
+/// Where connections may go, and in which subprotocol.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) url: Url,
+    pub(crate) subprotocol: Option<&'static str>,
 }
 
 /// All connections of one thread.
@@ -94,18 +102,16 @@ pub(crate) struct Links {
 impl Links {
     /// No connections yet; those to come go to one of `targets`, from the addresses `sources` in turn.
     pub(crate) fn new(
-        targets: &[Url],
+        targets: Vec<Target>,
         compression: Option<Offer>,
         sources: Vec<IpAddr>,
         first_source: usize,
     ) -> io::Result<Self> {
-        let target =
-            |url: &Url| Target { address: url.address, request: handshake::request(url, compression) };
         Ok(Self {
             epoll: Epoll::new()?,
             connections: Vec::new(),
             vacant: Vec::new(),
-            targets: targets.iter().map(target).collect(),
+            targets,
             compression,
             sources,
             next_source: first_source,
@@ -146,8 +152,22 @@ impl Links {
         *self.faults.entry(kind.into()).or_default() += 1;
     }
 
+    /// What was offered on the connection in `slot`.
+    pub(crate) fn offers(&self, slot: Slot) -> Offers {
+        self.offers_of(&self.targets[usize::from(self.connections[slot].target)])
+    }
+
+    fn offers_of(&self, target: &Target) -> Offers {
+        Offers { compression: self.compression, subprotocol: target.subprotocol }
+    }
+
     /// Begins a connection to target number `target`; a failure is counted.
     pub(crate) fn begin(&mut self, target: usize, started_ns: u64) -> Option<Slot> {
+        self.begin_with(target, None, started_ns)
+    }
+
+    /// Begins a connection to target number `target` with `query` after its path; a failure is counted.
+    pub(crate) fn begin_with(&mut self, target: usize, query: Option<&str>, started_ns: u64) -> Option<Slot> {
         let source = (!self.sources.is_empty()).then(|| self.sources[self.next_source % self.sources.len()]);
         self.next_source += 1;
         let slot = self.vacant.pop().unwrap_or_else(|| {
@@ -160,11 +180,16 @@ impl Links {
             });
             self.connections.len() - 1
         });
-        match self.start(slot, target, source) {
+        let request =
+            handshake::request(&self.targets[target].url, query, self.offers_of(&self.targets[target]));
+        match self.start(slot, self.targets[target].url.address, &request, source) {
             Ok((socket, state)) => {
                 let connection = &mut self.connections[slot];
                 (connection.socket, connection.state) = (Some(socket), state);
-                (connection.target, connection.started_ns) = (target as u8, started_ns);
+                (connection.target, connection.started_ns) = (target as u16, started_ns);
+                if state == State::Connecting {
+                    connection.extra.get_or_insert_default().unsent = request;
+                }
                 self.opening += 1;
                 Some(slot)
             }
@@ -177,12 +202,17 @@ impl Links {
     }
 
     /// Connects, and sends the request at once if the connection is there already, as it is on loopback.
-    fn start(&self, slot: Slot, target: usize, source: Option<IpAddr>) -> io::Result<(OwnedFd, State)> {
-        let target = &self.targets[target];
-        let socket = sys::connect(target.address, source)?;
+    fn start(
+        &self,
+        slot: Slot,
+        address: SocketAddr,
+        request: &[u8],
+        source: Option<IpAddr>,
+    ) -> io::Result<(OwnedFd, State)> {
+        let socket = sys::connect(address, source)?;
         let token = slot as u64;
-        match sys::send(&socket, &target.request) {
-            Ok(count) if count == target.request.len() => {
+        match sys::send(&socket, request) {
+            Ok(count) if count == request.len() => {
                 self.epoll.add(&socket, READABLE, token)?;
                 Ok((socket, State::AwaitingResponse))
             }
@@ -201,8 +231,8 @@ impl Links {
         let Some(socket) = &connection.socket else {
             return Ok(());
         };
-        let request = &self.targets[usize::from(connection.target)].request;
-        match sys::send(socket, request) {
+        let request = connection.extra.take().map(|extra| extra.unsent).unwrap_or_default();
+        match sys::send(socket, &request) {
             Ok(count) if count == request.len() => {}
             Ok(_) => return Err("request_sent_in_part".into()),
             Err(error) => return Err(connect_kind(&error)),
@@ -287,6 +317,29 @@ impl Links {
             self.connections[slot].state = State::Closing;
             self.open -= 1;
         }
+    }
+
+    /// Ends the connection in `slot` as a client does that crashed: with a reset, without a close frame.
+    pub(crate) fn reset(&mut self, slot: Slot) {
+        let linger_off = self.socket(slot).map(sys::reset_on_close);
+        if linger_off.is_some_and(|result| result.is_err()) {
+            self.fault("reset_not_possible");
+        }
+        self.remove(slot);
+    }
+
+    /// Ends every connection with a reset.
+    pub(crate) fn reset_all(&mut self) {
+        for slot in 0..self.connections.len() {
+            if self.connections[slot].state != State::Vacant {
+                self.reset(slot);
+            }
+        }
+    }
+
+    /// An open connection.
+    pub(crate) fn first_open(&self) -> Option<Slot> {
+        self.connections.iter().position(|connection| connection.state == State::Open)
     }
 
     /// Frees `slot` at once and returns the state in which it was.

@@ -8,6 +8,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message<'a> {
     pub(crate) payload: &'a [u8],
+    /// Sent as text, not as binary data.
+    pub(crate) text: bool,
     /// Bytes of its frames, headers included.
     pub(crate) wire_bytes: usize,
     pub(crate) compressed: bool,
@@ -66,8 +68,8 @@ mod tests {
     #[test]
     fn messages_and_threads_add_up() {
         let mut part = Weight::default();
-        part.add(Message { payload: &[0; 1000], wire_bytes: 1004, compressed: false });
-        part.add(Message { payload: &[0; 1000], wire_bytes: 404, compressed: true });
+        part.add(Message { payload: &[0; 1000], text: false, wire_bytes: 1004, compressed: false });
+        part.add(Message { payload: &[0; 1000], text: false, wire_bytes: 404, compressed: true });
         let weight: Weight = [part, part].into_iter().sum();
         let received =
             Received { messages: 4, compressed_messages: 2, wire_bytes: 2816, payload_bytes: 4000 };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::arguments::{Common, ProgressChoice};
 use crate::compression::Offer;
+use crate::links::Target;
 use crate::payload::Filler;
 use crate::units::{CpuList, SourceRange, Url};
 use crate::{payload, sys};
@@ -100,12 +101,13 @@ impl Settings {
     }
 
     /// Servers to connect to; number 0 is `--url`, the last one is the publisher's.
-    pub(crate) fn targets(&self) -> Vec<Url> {
-        std::iter::once(&self.url).chain(&self.publish_url).cloned().collect()
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        let urls = std::iter::once(&self.url).chain(&self.publish_url);
+        urls.map(|url| Target { url: url.clone(), subprotocol: None }).collect()
     }
 }
 
-fn share(total: usize, parts: usize, index: usize) -> usize {
+pub(crate) fn share(total: usize, parts: usize, index: usize) -> usize {
     total / parts + usize::from(index < total % parts)
 }
 

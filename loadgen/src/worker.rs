@@ -8,7 +8,7 @@ use crate::compression::Inflater;
 use crate::conductor::{Shared, Stage};
 use crate::frame::{self, ProtocolError, opcode};
 use crate::handshake::{self, Response};
-use crate::links::{Links, Slot, State};
+use crate::links::{Fragments, Links, Slot, State};
 use crate::received::Message;
 use crate::sys::{self, READABLE};
 
@@ -29,6 +29,17 @@ pub(crate) struct Opening {
     pub(crate) count: usize,
 }
 
+/// Whose turn should come early because of what happened in this thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Wake {
+    #[default]
+    None,
+    /// Thread 0's.
+    Leader,
+    /// Every thread's.
+    All,
+}
+
 /// What a mode wants after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -46,6 +57,8 @@ pub(crate) enum Turn {
 pub(crate) trait Mode: Send {
     /// A handshake is complete. `latency_ns` counts from when the connection was to begin.
     fn on_open(&mut self, _links: &mut Links, _slot: Slot, _latency_ns: u64) {}
+    /// A handshake failed, which is counted already; the slot is vacant.
+    fn on_refused(&mut self, _links: &mut Links, _slot: Slot) {}
     /// A message arrived.
     fn on_message(&mut self, links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64);
     /// An open connection ended; `asked` if we had begun to close it.
@@ -54,9 +67,9 @@ pub(crate) trait Mode: Send {
     fn on_stage(&mut self, _links: &mut Links, _stage: Stage, _now_ns: u64) {}
     /// All events that were ready have been handled.
     fn on_turn(&mut self, links: &mut Links, stage: Stage, now_ns: u64) -> Turn;
-    /// True if thread 0 should have a turn because of what happened in this one.
-    fn take_leader_wake(&mut self) -> bool {
-        false
+    /// Which other threads should have a turn because of what happened in this one.
+    fn take_wake(&mut self) -> Wake {
+        Wake::None
     }
     /// Number that grows as long as the run makes progress.
     fn progress(&self) -> u64;
@@ -126,8 +139,10 @@ impl<'a, M: Mode> Worker<'a, M> {
                 Stage::Connect => self.open_some(now),
                 stage => self.mode.on_turn(&mut self.links, stage, now),
             };
-            if self.mode.take_leader_wake() {
-                self.shared.waker(0).wake();
+            match self.mode.take_wake() {
+                Wake::None => {}
+                Wake::Leader => self.shared.waker(0).wake(),
+                Wake::All => self.shared.wake_all(),
             }
             self.shared.note_progress(self.index, self.links.open_count(), self.mode.progress());
             limit = match turn {
@@ -179,7 +194,8 @@ impl<'a, M: Mode> Worker<'a, M> {
         match self.links.remove(slot) {
             State::Open => self.mode.on_closed(&mut self.links, slot, false),
             State::Closing => self.mode.on_closed(&mut self.links, slot, true),
-            _ => {}
+            State::Connecting | State::AwaitingResponse => self.mode.on_refused(&mut self.links, slot),
+            State::Vacant => {}
         }
     }
 
@@ -235,7 +251,7 @@ impl<'a, M: Mode> Worker<'a, M> {
     fn process(&mut self, slot: Slot, bytes: &[u8], now: u64) -> Result<usize, Cow<'static, str>> {
         let mut rest = bytes;
         if self.links.connection(slot).state == State::AwaitingResponse {
-            match handshake::response(bytes, self.links.compression) {
+            match handshake::response(bytes, self.links.offers(slot)) {
                 Response::Incomplete => {}
                 Response::Status(status) => return Err(format!("handshake_status_{status}").into()),
                 Response::Invalid(reason) => return Err(format!("handshake_invalid_{reason}").into()),
@@ -263,7 +279,7 @@ impl<'a, M: Mode> Worker<'a, M> {
                     }
                     _ => (false, frame.payload),
                 };
-                let message = Message { payload, wire_bytes, compressed };
+                let message = Message { payload, text: frame.opcode == opcode::TEXT, wire_bytes, compressed };
                 self.mode.on_message(&mut self.links, slot, message, now);
             } else {
                 self.on_other_frame(slot, frame, wire_bytes, now)?;
@@ -314,17 +330,18 @@ impl<'a, M: Mode> Worker<'a, M> {
             // Allowed to a server, but a compressed message is read from a single frame only.
             None if frame.compressed => return Err("compressed_fragment".into()),
             fragments @ None if frame.opcode != opcode::CONTINUATION => {
-                *fragments = Some((wire_bytes, frame.payload.to_vec()));
+                let text = frame.opcode == opcode::TEXT;
+                *fragments = Some(Fragments { text, wire_bytes, payload: frame.payload.to_vec() });
             }
-            Some((bytes, payload)) if frame.opcode == opcode::CONTINUATION => {
-                if payload.len() + frame.payload.len() > MESSAGE_MAX_BYTES {
+            Some(fragments) if frame.opcode == opcode::CONTINUATION => {
+                if fragments.payload.len() + frame.payload.len() > MESSAGE_MAX_BYTES {
                     return Err(ProtocolError::TooLong.kind().into());
                 }
-                *bytes += wire_bytes;
-                payload.extend_from_slice(frame.payload);
-                if frame.fin {
-                    let (wire_bytes, payload) = extra.fragments.take().unwrap_or_default();
-                    let message = Message { payload: &payload, wire_bytes, compressed: false };
+                fragments.wire_bytes += wire_bytes;
+                fragments.payload.extend_from_slice(frame.payload);
+                if let Some(Fragments { text, wire_bytes, payload }) = extra.fragments.take_if(|_| frame.fin)
+                {
+                    let message = Message { payload: &payload, text, wire_bytes, compressed: false };
                     self.mode.on_message(&mut self.links, slot, message, now);
                 }
             }

@@ -10,14 +10,11 @@ use crate::conductor::{self, Outcome, Plan, Stage};
 use crate::document::{Counts, Measurement};
 use crate::latency::Latency;
 use crate::links::{Links, Slot};
+use crate::modes::{CHURN_ADDRESSES, PORTS_PER_ADDRESS};
 use crate::received::Message;
 use crate::schedule::{Schedule, check_rate};
 use crate::settings::Settings;
 use crate::worker::{Mode, Turn};
-
-/// Source addresses on loopback when connections come and go, so that ports in TIME_WAIT do not run short.
-const CHURN_ADDRESSES: usize = 64;
-const PORTS_PER_ADDRESS: usize = 5_000;
 
 struct Connect {
     /// Connections to hold open, or to open once.
@@ -62,6 +59,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
     };
     let plan = Plan {
         threads: (0..threads).map(thread).collect(),
+        targets: settings.targets(),
         ports_per_address: match settings.duration {
             Some(_) => settings.connections.div_ceil(CHURN_ADDRESSES),
             None => PORTS_PER_ADDRESS,

@@ -6,6 +6,7 @@ use crate::document::{Counts, Measurement};
 use crate::frame::opcode;
 use crate::latency::Latency;
 use crate::links::{Links, Slot};
+use crate::modes::PORTS_PER_ADDRESS;
 use crate::payload::{Check, Codec, Stamp};
 use crate::received::{Message, Weight};
 use crate::settings::Settings;
@@ -14,7 +15,6 @@ use crate::worker::{Mode, Opening, Turn};
 
 /// Length of a measurement that is bounded by nothing else.
 const DEFAULT_DURATION_NS: u64 = 10_000_000_000;
-const PORTS_PER_ADDRESS: usize = 5_000;
 
 /// One connection's part.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,6 +79,7 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<Measurement, crate::Failur
     };
     let plan = Plan {
         threads: (0..settings.threads()).map(thread).collect(),
+        targets: settings.targets(),
         ports_per_address: PORTS_PER_ADDRESS,
         expects_progress: true,
     };

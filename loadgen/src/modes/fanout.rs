@@ -17,13 +17,14 @@ use crate::document::{Counts, Measurement};
 use crate::frame::opcode;
 use crate::latency::Latency;
 use crate::links::{Links, Slot};
+use crate::modes::PORTS_PER_ADDRESS;
 use crate::payload::{Check, Codec, Stamp};
 use crate::received::{Message, Weight};
 use crate::schedule::{Schedule, check_rate};
 use crate::sequence::{Arrival, Tracker};
 use crate::settings::Settings;
 use crate::sys;
-use crate::worker::{Mode, Opening, Turn};
+use crate::worker::{Mode, Opening, Turn, Wake};
 
 /// Length of a measurement that is bounded by nothing else.
 const DEFAULT_DURATION_NS: u64 = 10_000_000_000;
@@ -31,7 +32,6 @@ const DEFAULT_DURATION_NS: u64 = 10_000_000_000;
 const BACKLOG_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Messages sent before deliveries are looked at again.
 const BATCH_MAX: u64 = 256;
-const PORTS_PER_ADDRESS: usize = 5_000;
 
 /// How messages are paced.
 #[derive(Debug, Clone, Copy)]
@@ -180,7 +180,12 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
         };
         plan.push((mode, openings));
     }
-    Ok(Plan { threads: plan, ports_per_address: PORTS_PER_ADDRESS, expects_progress: true })
+    Ok(Plan {
+        threads: plan,
+        targets: settings.targets(),
+        ports_per_address: PORTS_PER_ADDRESS,
+        expects_progress: true,
+    })
 }
 
 impl Fanout {
@@ -267,8 +272,12 @@ impl Mode for Fanout {
         }
     }
 
-    fn take_leader_wake(&mut self) -> bool {
-        std::mem::take(&mut self.completed_in_turn) && self.publisher.is_none()
+    fn take_wake(&mut self) -> Wake {
+        if std::mem::take(&mut self.completed_in_turn) && self.publisher.is_none() {
+            Wake::Leader
+        } else {
+            Wake::None
+        }
     }
 
     fn progress(&self) -> u64 {
@@ -351,7 +360,7 @@ fn summarise(settings: Settings, outcome: Outcome<Fanout>, common: &Common) -> M
     counts.corrupted = sum(|mode| mode.corrupted);
     counts.foreign = sum(|mode| mode.foreign);
     for mode in modes {
-        let disorder = mode.tracker.disorder(sent, mode.receivers);
+        let disorder = mode.tracker.disorder(mode.receivers, |_| sent);
         counts.lost += disorder.lost;
         counts.duplicated += disorder.duplicated;
         counts.reordered += disorder.reordered;

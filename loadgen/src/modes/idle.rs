@@ -6,12 +6,12 @@ use crate::arguments::IdleArguments;
 use crate::conductor::{self, Outcome, Plan, Stage};
 use crate::document::{Counts, Measurement};
 use crate::links::{Links, Slot};
+use crate::modes::PORTS_PER_ADDRESS;
 use crate::received::Message;
 use crate::settings::Settings;
 use crate::worker::{Mode, Opening, Turn};
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(30);
-const PORTS_PER_ADDRESS: usize = 5_000;
 
 struct Idle {
     settle_ns: u64,
@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: IdleArguments) -> Result<Measurement, crate::Failur
     };
     let plan = Plan {
         threads: (0..settings.threads()).map(thread).collect(),
+        targets: settings.targets(),
         ports_per_address: PORTS_PER_ADDRESS,
         expects_progress: false,
     };

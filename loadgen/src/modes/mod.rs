@@ -4,3 +4,8 @@ pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+
+/// Local ports that one source address is used for when each connection is opened once or ends with a reset.
+pub(crate) const PORTS_PER_ADDRESS: usize = 5_000;
+/// Source addresses on loopback when connections come and go, so that ports in TIME_WAIT do not run short.
+pub(crate) const CHURN_ADDRESSES: usize = 64;

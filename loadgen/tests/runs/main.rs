@@ -1,7 +1,10 @@
-//! Whole runs of the binary against a relay: what it measures, what it notices, and how it says so.
+//! Whole runs of the binary against servers with faults to order: what it measures, what it notices, and how it says
+//! so.
 
 mod relay;
+mod wire;
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use relay::Behaviour;
@@ -27,6 +30,10 @@ impl Run {
         self.document["counts"]["errors"][kind].as_u64().unwrap_or(0)
     }
 
+    fn figure(&self, name: &str) -> f64 {
+        self.document["figures"][name].as_f64().unwrap_or_else(|| panic!("{name}: {}", self.text))
+    }
+
     fn assert_passed(&self) {
         assert_eq!(self.code, 0, "{}", self.text);
         assert!(self.text.ends_with("PASS\n"), "{}", self.text);
@@ -43,21 +50,22 @@ fn loadgen(arguments: &str) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments.split_whitespace()).output().unwrap()
 }
 
-/// Runs a mode against a relay of its own; the document must fit the schema whatever happened.
+/// Runs a mode against a relay of its own.
 fn run(behaviour: Behaviour, mode: &str, arguments: &str) -> Run {
-    let address = relay::start(behaviour);
+    run_against(relay::start(behaviour), "topic", &format!("{mode} --timeout 1s {arguments}"))
+}
+
+/// Runs a mode against a server; the document must fit the schema whatever happened.
+fn run_against(address: SocketAddr, path: &str, arguments: &str) -> Run {
     let file =
         std::env::temp_dir().join(format!("loadgen-test-{}-{}.json", std::process::id(), address.port()));
-    let output = loadgen(&format!(
-        "{mode} --url ws://{address}/topic --timeout 1s {arguments} --json {}",
-        file.display()
-    ));
+    let output = loadgen(&format!("{arguments} --url ws://{address}/{path} --json {}", file.display()));
     let text = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{error}: {text}{stderr}"));
     std::fs::remove_file(&file).unwrap();
     let document: Value = serde_json::from_slice(&bytes).unwrap();
-    let schema: Value = serde_json::from_str(include_str!("../schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(include_str!("../../schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let wrong: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
     assert_eq!(wrong, Vec::<String>::new(), "{document:#}");
@@ -327,6 +335,12 @@ fn bad_arguments_end_with_2_and_say_why() {
         ("fanout --url ws://127.0.0.1:9/ --rate 0", "--rate 0"),
         ("fanout --url wss://127.0.0.1:9/ --rate 1", "TLS is not supported"),
         ("report /dev/null", "/dev/null"),
+        (
+            "--topics 6: expected 1 to 1000",
+        ),
+        (
+            "--churn 1: with --plain nobody can resume",
+        ),
     ] {
         let output = loadgen(arguments);
         let text = String::from_utf8_lossy(&output.stderr);

@@ -1,10 +1,12 @@
 //! A small relay of its own to test loadgen against, with faults to order. Blocking threads.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use flate2::{Compress, Compression, FlushCompress};
+
+use crate::wire::{answer, frame, read_frame, read_head};
 
 /// What the relay does wrong; to the client that connected first, unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub(crate) enum Behaviour {
     Lose(usize),
     /// Message number `.0` is delivered twice.
     Repeat(usize),
+    /// Like `Lose`, but to the client that connected last.
+    LoseAtLast(usize),
+    /// Like `Repeat`, but to the client that connected last.
+    RepeatAtLast(usize),
     /// Message number `.0` is delivered after the next one.
     Swap(usize),
     /// The last byte of message number `.0` is another one.
@@ -31,6 +37,8 @@ pub(crate) enum Behaviour {
     Intrude(usize),
     /// Every handshake is answered with 403.
     Refuse,
+    /// Handshakes from number `.0` on, before number `.1`, are answered with 503.
+    RefuseHandshakes(usize, usize),
     /// Good, with permessage-deflate for what is long enough.
     Deflate,
     /// Echo, compressed likewise.
@@ -66,6 +74,7 @@ const COMPRESSED_FROM_BYTES: usize = 256;
 
 struct State {
     clients: Vec<TcpStream>,
+    handshakes: usize,
     messages: usize,
     held: Option<Vec<u8>>,
 }
@@ -74,7 +83,7 @@ struct State {
 pub(crate) fn start(behaviour: Behaviour) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let state = Arc::new(Mutex::new(State { clients: Vec::new(), messages: 0, held: None }));
+    let state = Arc::new(Mutex::new(State { clients: Vec::new(), handshakes: 0, messages: 0, held: None }));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
@@ -87,21 +96,19 @@ pub(crate) fn start(behaviour: Behaviour) -> SocketAddr {
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> Option<()> {
     stream.set_nodelay(true).ok()?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
+    let head = read_head(&mut stream)?;
     if behaviour == Behaviour::Refuse {
         return stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").ok();
     }
+    if let Behaviour::RefuseHandshakes(from, to) = behaviour {
+        let mut state = state.lock().unwrap();
+        state.handshakes += 1;
+        if (from + 1..=to).contains(&state.handshakes) {
+            return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").ok();
+        }
+    }
     let accepts = behaviour.accepts();
-    assert!(head.windows(24).any(|window| window == b"dGhlIHNhbXBsZSBub25jZQ=="));
-    let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{accepts}\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
-    );
+    let answer = answer(&head, accepts);
     {
         let mut state = state.lock().unwrap();
         stream.write_all(answer.as_bytes()).ok()?;
@@ -125,8 +132,10 @@ fn relay(state: &mut State, behaviour: Behaviour, payload: Vec<u8>) {
     let number = state.messages;
     state.messages += 1;
     let whole = message(behaviour, &payload);
+    let at_last = matches!(behaviour, Behaviour::LoseAtLast(_) | Behaviour::RepeatAtLast(_));
+    let concerned = if at_last { state.clients.len() - 1 } else { 0 };
     for (index, client) in state.clients.iter_mut().enumerate() {
-        let bytes = if index == 0 {
+        let bytes = if index == concerned {
             faulty(behaviour, number, &payload, &whole, &mut state.held)
         } else {
             whole.clone()
@@ -153,8 +162,8 @@ fn faulty(
     held: &mut Option<Vec<u8>>,
 ) -> Vec<u8> {
     match behaviour {
-        Behaviour::Lose(at) if at == number => Vec::new(),
-        Behaviour::Repeat(at) if at == number => [whole, whole].concat(),
+        Behaviour::Lose(at) | Behaviour::LoseAtLast(at) if at == number => Vec::new(),
+        Behaviour::Repeat(at) | Behaviour::RepeatAtLast(at) if at == number => [whole, whole].concat(),
         Behaviour::Swap(at) if at == number => {
             *held = Some(whole.to_vec());
             Vec::new()
@@ -197,47 +206,4 @@ fn deflate(payload: &[u8]) -> Vec<u8> {
         .unwrap();
     out.truncate(out.len() - 4);
     out
-}
-
-fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let mut head = [0; 2];
-    stream.read_exact(&mut head).ok()?;
-    assert_eq!(head[0] & 0xF0, 0x80, "loadgen sends whole messages");
-    assert_eq!(head[1] & 0x80, 0x80, "client frames are masked");
-    let length = match head[1] & 0x7F {
-        126 => {
-            let mut bytes = [0; 2];
-            stream.read_exact(&mut bytes).ok()?;
-            u64::from(u16::from_be_bytes(bytes))
-        }
-        127 => {
-            let mut bytes = [0; 8];
-            stream.read_exact(&mut bytes).ok()?;
-            u64::from_be_bytes(bytes)
-        }
-        short => u64::from(short),
-    };
-    let mut key = [0; 4];
-    stream.read_exact(&mut key).ok()?;
-    let mut payload = vec![0; usize::try_from(length).ok()?];
-    stream.read_exact(&mut payload).ok()?;
-    payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
-    Some((head[0] & 0x0F, payload))
-}
-
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(length as u8),
-        length @ 126..=0xFFFF => {
-            bytes.push(126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            bytes.push(127);
-            bytes.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    bytes.extend_from_slice(payload);
-    bytes
 }
