@@ -28,6 +28,16 @@ pub(crate) enum Command {
     Idle(IdleArguments),
     /// Round trips a second and their latency, one message in flight on each connection.
     Echo(EchoArguments),
+    /// Drop all connections at once and reconnect: the time until everything is as it was.
+    Storm(StormArguments),
+    /// Check every offset and every byte at every subscriber while subscribers come and go.
+    ///
+    /// The last part of the path in --url, ws://HOST:PORT/pubsub/NAME, is the beginning of the topics' names: topic I
+    /// is NAME-I. One publisher for each topic connects to /pubsub/NAME-I, the subscribers to /sub/NAME-I with the
+    /// subprotocol ws+meta.nchan; one that comes back adds ?since=EPOCH:OFFSET, the last offset that it got. At the
+    /// end everyone must have had everything, once, in order and unchanged; else the exit code is 1, and the first
+    /// faults are named. Publishing ends after --duration; --timeout then bounds the wait for what is still missing.
+    Verify(VerifyArguments),
     /// Markdown tables from JSON results.
     Report(ReportArguments),
 }
@@ -143,6 +153,40 @@ pub(crate) struct EchoArguments {
     /// Round trips on each connection before the measurement
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) warmup: usize,
+}
+
+/// Flags of `storm`.
+#[derive(Debug, Args)]
+pub(crate) struct StormArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// How often to drop everything. With --url ws://HOST:PORT/pubsub/TOPIC a round ends when a message published
+    /// after it has reached every connection, else when every connection is open
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) rounds: usize,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Topics, over which subscribers and messages are spread evenly [default: 10, or as many as --connections]
+    #[arg(long, value_name = "T", value_parser = at_least_one)]
+    pub(crate) topics: Option<usize>,
+    /// Messages a second over all topics, text and binary in turn
+    #[arg(long, value_name = "R", default_value_t = 100.0)]
+    pub(crate) rate: f64,
+    /// Share of the subscribers that disconnect in a second, by reset and by closing handshake in turn; each comes
+    /// back after a random pause of up to half a second [default: 10, or 0 with --plain]
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) churn: Option<f64>,
+    /// Do without message ids, for a server that knows no ws+meta.nchan: nobody can resume, so only with --churn 0
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Seed of what is random: who goes and how long [default: from the clock; every run prints its own]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u32>,
 }
 
 /// Flags of `report`.

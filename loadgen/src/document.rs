@@ -62,6 +62,31 @@ pub(crate) struct ServerUse {
     pub(crate) anonymous_bytes: Memory,
 }
 
+/// One fault of those that are named; the counts have all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Fault {
+    pub(crate) what: &'static str,
+    pub(crate) topic: String,
+    /// Subscribers are numbered over all threads; the publishers, who hear themselves, come after them.
+    pub(crate) subscriber: usize,
+    /// Offset, or sequence number where there are no ids; number of the topic for `misrouted`.
+    pub(crate) expected: u64,
+    pub(crate) got: u64,
+}
+
+/// One round of a storm; times in seconds since the first connection was dropped.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Round {
+    /// All connections are dropped.
+    pub(crate) dropped_seconds: f64,
+    pub(crate) first_back_seconds: f64,
+    pub(crate) last_back_seconds: f64,
+    /// A message published after the last one was back has reached all; null if nothing was published.
+    pub(crate) receiving_seconds: Option<f64>,
+    /// From the drop to the last one back.
+    pub(crate) handshakes_per_second: f64,
+}
+
 /// One finished run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measurement {
@@ -89,6 +114,12 @@ pub(crate) struct Measurement {
     pub(crate) figures: BTreeMap<String, f64>,
     /// Nanoseconds.
     pub(crate) latency: BTreeMap<&'static str, Summary>,
+    /// Of `storm`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rounds: Vec<Round>,
+    /// The first ones of `verify`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) faults: Vec<Fault>,
     pub(crate) client: ClientUse,
     pub(crate) server: Option<ServerUse>,
     #[serde(skip)]
@@ -129,6 +160,8 @@ impl Measurement {
             pings_answered: outcome.pings,
             figures: BTreeMap::new(),
             latency: BTreeMap::new(),
+            rounds: Vec::new(),
+            faults: Vec::new(),
             client: ClientUse { cpu_seconds: user_seconds + system_seconds, user_seconds, system_seconds },
             server: settings.pid.zip(outcome.server.as_ref()).map(|(pid, server)| server_use(pid, server)),
             json: settings.json.clone(),

@@ -4,10 +4,11 @@
 //! buffer and its [`links`]; what happens on them is decided by one of the [`modes`]. Latencies go into one HDR
 //! histogram per thread. The result is a [`document`], printed as [`text`] and written as JSON.
 //!
-//! [`frame`], [`handshake`], [`compression`], [`payload`], [`sequence`], [`completion`] and [`schedule`] touch no
-//! socket and no clock.
+//! [`frame`], [`handshake`], [`compression`], [`payload`], [`sequence`], [`completion`], [`schedule`], [`meta`],
+//! [`record`] and [`checker`] touch no socket and no clock.
 
 mod arguments;
+mod checker;
 mod completion;
 mod compression;
 mod conductor;
@@ -17,11 +18,13 @@ mod handshake;
 mod host;
 mod latency;
 mod links;
+mod meta;
 mod modes;
 mod payload;
 mod process;
 mod progress;
 mod received;
+mod record;
 mod report;
 mod schedule;
 mod sequence;
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Command::Connect(arguments) => modes::connect::run(arguments),
         Command::Idle(arguments) => modes::idle::run(arguments),
         Command::Echo(arguments) => modes::echo::run(arguments),
+        Command::Storm(arguments) => modes::storm::run(arguments),
+        Command::Verify(arguments) => modes::verify::run(arguments),
         Command::Report(arguments) => return exit(report::run(&arguments).map(|()| ExitCode::SUCCESS)),
     };
     exit(result.map(|measurement| conclude(&measurement)))

@@ -75,6 +75,26 @@ const IDLE: &[Column] = &[
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 
+const STORM: &[Column] = &[
+    column("last back, s", "/figures/last_back_seconds", Format::Number),
+    column("receiving, s", "/figures/receiving_seconds", Format::Number),
+    column("handshakes/s in the storm", "/figures/handshakes_per_second", Format::Count),
+    column("handshakes/s at first", "/figures/first_connect_handshakes_per_second", Format::Count),
+    column("server CPU µs per handshake", "/figures/server_cpu_us_per_handshake", Format::Number),
+    column("handshake p50", "/latency/handshake/p50", Format::Time),
+    column("handshake p99", "/latency/handshake/p99", Format::Time),
+];
+const VERIFY: &[Column] = &[
+    column("server CPU µs per delivery", "/figures/server_cpu_us_per_delivery", Format::Number),
+    column("deliveries", "/counts/delivered", Format::Count),
+    column("reconnects", "/figures/reconnects", Format::Count),
+    column("lost", "/counts/lost", Format::Count),
+    column("repeated", "/counts/duplicated", Format::Count),
+    column("reordered", "/counts/reordered", Format::Count),
+    column("corrupted", "/counts/corrupted", Format::Count),
+    column("failed recoveries", "/counts/errors/failed_recovery", Format::Count),
+];
+
 /// Results of one server in one scenario.
 struct Series {
     server: String,
@@ -163,6 +183,8 @@ fn write_scenario(text: &mut String, scenario: &Scenario) {
         Some("fanout") => FANOUT,
         Some("echo") => ECHO,
         Some("connect") => CONNECT,
+        Some("storm") => STORM,
+        Some("verify") => VERIFY,
         _ => IDLE,
     };
     let is_known =

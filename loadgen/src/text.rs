@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::document::Measurement;
+use crate::document::{Measurement, Round};
 use crate::latency::Summary;
 use crate::units::{Nanoseconds, Thousands};
 
@@ -60,6 +60,17 @@ fn write_block(text: &mut String, measurement: &Measurement) -> fmt::Result {
     for (kind, count) in &counts.errors {
         writeln!(text, "  error {kind}: {}", Thousands(*count))?;
     }
+    for fault in &measurement.faults {
+        writeln!(
+            text,
+            "  fault {}: topic {}, subscriber {}: expected {}, got {}",
+            fault.what, fault.topic, fault.subscriber, fault.expected, fault.got
+        )?;
+    }
+    write_rounds(text, &measurement.rounds)?;
+    if let Some(seed) = measurement.settings.get("seed") {
+        writeln!(text, "  seed {seed}")?;
+    }
     for (name, value) in &measurement.figures {
         writeln!(text, "  {:<42} {}", name.replace('_', " "), Figure(*value))?;
     }
@@ -71,6 +82,24 @@ fn write_block(text: &mut String, measurement: &Measurement) -> fmt::Result {
         [] => writeln!(text, "PASS"),
         failures => writeln!(text, "FAIL: {}", failures.join("; ")),
     }
+}
+
+fn write_rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
+    for (index, round) in rounds.iter().enumerate() {
+        write!(
+            text,
+            "  round {}: dropped {:.3} s   first back {:.3} s   last back {:.3} s   ",
+            index + 1,
+            round.dropped_seconds,
+            round.first_back_seconds,
+            round.last_back_seconds
+        )?;
+        if let Some(seconds) = round.receiving_seconds {
+            write!(text, "receiving {seconds:.3} s   ")?;
+        }
+        writeln!(text, "{} handshakes/s", Thousands(round.handshakes_per_second as u64))?;
+    }
+    Ok(())
 }
 
 fn write_latency(text: &mut String, name: &str, summary: &Summary) -> fmt::Result {

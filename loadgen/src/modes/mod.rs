@@ -4,6 +4,8 @@ pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod storm;
+pub(crate) mod verify;
 
 /// Local ports that one source address is used for when each connection is opened once or ends with a reset.
 pub(crate) const PORTS_PER_ADDRESS: usize = 5_000;

@@ -1,7 +1,10 @@
 //! Whole runs of the binary against servers with faults to order: what it measures, what it notices, and how it says
 //! so.
 
+mod broker;
 mod relay;
+mod storm;
+mod verify;
 mod wire;
 
 use std::net::SocketAddr;
@@ -335,12 +338,20 @@ fn bad_arguments_end_with_2_and_say_why() {
         ("fanout --url ws://127.0.0.1:9/ --rate 0", "--rate 0"),
         ("fanout --url wss://127.0.0.1:9/ --rate 1", "TLS is not supported"),
         ("report /dev/null", "/dev/null"),
+        ("storm --url ws://127.0.0.1:9/ --duration 5s", "--duration: a storm ends with its --rounds"),
+        ("verify --url ws://127.0.0.1:9/sub/a", "expected ws://HOST:PORT/pubsub/NAME"),
+        ("verify --url ws://127.0.0.1:9/pubsub/a?b", "expected ws://HOST:PORT/pubsub/NAME"),
+        ("verify --url ws://127.0.0.1:9/pubsub/a --payload 35B", "--payload 35B: verify needs at least 36B"),
         (
+            "verify --url ws://127.0.0.1:9/pubsub/a --connections 5 --topics 6",
             "--topics 6: expected 1 to 1000",
         ),
+        ("verify --url ws://127.0.0.1:9/pubsub/a --churn 101", "--churn 101: expected 0 to 100"),
         (
+            "verify --url ws://127.0.0.1:9/pubsub/a --churn 1 --plain",
             "--churn 1: with --plain nobody can resume",
         ),
+        ("verify --url ws://127.0.0.1:9/pubsub/a --rate 0", "--rate 0"),
     ] {
         let output = loadgen(arguments);
         let text = String::from_utf8_lossy(&output.stderr);
