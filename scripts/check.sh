@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one gate: format, lints, tests, docs, shell scripts, and a 5-second run of server and loadgen together.
+# The one gate: format, lints, tests, docs, shell scripts, and short runs of server and loadgen together.
 # Everything is an error; the first error ends it.
 set -euo pipefail
 
@@ -40,7 +40,7 @@ smoke() {
     work=$(mktemp -d)
     : >"$work/server.out"
     "$target/release/corecast" --listen 127.0.0.1:0 --control 127.0.0.1:0 --echo --client-publish \
-        --drain-window 1s >"$work/server.out" 2>"$work/server.err" &
+        --history 10000 --drain-window 1s >"$work/server.out" 2>"$work/server.err" &
     server=$!
     local url='' control='' _
     for _ in $(seq 100); do
@@ -56,6 +56,10 @@ smoke() {
         --pid "$server" --progress off || smoke_failed "loadgen fanout found errors"
     "$target/release/loadgen" echo --url "$url/echo" --connections 20 --duration 2s \
         --pid "$server" --progress off || smoke_failed "loadgen echo found errors"
+    "$target/release/loadgen" verify --url "$url/pubsub/verify" --connections 500 --rate 500 --churn 20 --duration 5s \
+        --pid "$server" --progress off || smoke_failed "loadgen verify found errors"
+    "$target/release/loadgen" storm --url "$url/pubsub/storm" --connections 1000 --rounds 2 \
+        --pid "$server" --progress off || smoke_failed "loadgen storm found errors"
 
     kill -TERM "$server"
     wait "$server" || smoke_failed "corecast did not exit with 0 on SIGTERM"

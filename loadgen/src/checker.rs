@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::meta::{self, Framed, Id, Notice};
+use crate::meta::{self, Content, Framed, Id, Notice};
 use crate::record::{self, Check, Record};
 use crate::sequence::{Arrival, Disorder, Tracker};
 
@@ -119,11 +119,11 @@ impl Checker {
                 self.error("malformed_message", receiver, self.next_offset(receiver), 0);
                 return false;
             };
-            if let Some(notice) = meta::notice(framed.payload) {
+            if let Some(notice) = meta::notice(&framed) {
                 self.on_notice(receiver, framed, notice, sent);
                 return false;
             }
-            if framed.text.is_some_and(|told| told != text) {
+            if framed.content.is_some_and(|content| (content == Content::Text) != text) {
                 self.error("wrong_content_type", receiver, self.next_offset(receiver), framed.id.offset);
             }
             (Some(framed.id), framed.payload)

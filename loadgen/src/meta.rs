@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 /// Name of the subprotocol in the handshake.
 pub(crate) const SUBPROTOCOL: &str = "ws+meta.nchan";
-/// What a payload begins with that is the server's word on a resume.
+/// What the payload of the server's word on a resume begins with, if no content type says that it is one.
 const NOTICE_START: &[u8] = b"{\"recovered\":";
+const CONTENT_TYPE: &[u8] = b"content-type: ";
 const EPOCH_DIGITS: usize = 16;
 
 /// Place of a message within its topic.
@@ -24,12 +25,32 @@ impl fmt::Display for Id {
     }
 }
 
+/// What the content type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Text,
+    Binary,
+    /// The server's word on a resume.
+    Notice,
+}
+
+impl Content {
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"text/plain" => Some(Self::Text),
+            b"application/octet-stream" => Some(Self::Binary),
+            b"application/vnd.corecast.notice+json" => Some(Self::Notice),
+            _ => None,
+        }
+    }
+}
+
 /// One message taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Framed<'a> {
     pub(crate) id: Id,
-    /// What the content type says, if there is one: text, or binary data.
-    pub(crate) text: Option<bool>,
+    /// Of a message that has a content type.
+    pub(crate) content: Option<Content>,
     pub(crate) payload: &'a [u8],
 }
 
@@ -39,17 +60,21 @@ pub(crate) fn split(message: &[u8]) -> Option<Framed<'_>> {
     let (epoch, rest) = rest.split_at_checked(EPOCH_DIGITS)?;
     let epoch = hexadecimal(epoch)?;
     let rest = rest.strip_prefix(b":")?;
-    let digits = rest.iter().position(|byte| *byte == b'\n')?;
-    let offset = decimal(&rest[..digits])?;
-    let rest = &rest[digits + 1..];
-    let (text, rest) = if let Some(rest) = rest.strip_prefix(b"content-type: text/plain\n") {
-        (Some(true), rest)
-    } else if let Some(rest) = rest.strip_prefix(b"content-type: application/octet-stream\n") {
-        (Some(false), rest)
-    } else {
-        (None, rest)
-    };
-    Some(Framed { id: Id { epoch, offset }, text, payload: rest.strip_prefix(b"\n")? })
+    let (offset, mut rest) = line(rest)?;
+    let offset = decimal(offset)?;
+    let mut content = None;
+    if let Some(typed) = rest.strip_prefix(CONTENT_TYPE) {
+        let (name, after) = line(typed)?;
+        (content, rest) = (Some(Content::of(name)?), after);
+    }
+    Some(Framed { id: Id { epoch, offset }, content, payload: rest.strip_prefix(b"\n")? })
+}
+
+/// Bytes up to a line feed, and those after it.
+#[inline]
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    Some((&bytes[..end], &bytes[end + 1..]))
 }
 
 /// The server's word on a resume.
@@ -63,8 +88,8 @@ pub(crate) enum Notice {
     Malformed,
 }
 
-/// Reads `payload` as a notice, if it is one.
-pub(crate) fn notice(payload: &[u8]) -> Option<Notice> {
+/// Reads `message` as a notice, if it is one.
+pub(crate) fn notice(message: &Framed<'_>) -> Option<Notice> {
     #[derive(Deserialize)]
     struct Text<'a> {
         recovered: bool,
@@ -73,10 +98,14 @@ pub(crate) fn notice(payload: &[u8]) -> Option<Notice> {
         epoch: &'a str,
         offset: u64,
     }
-    if !payload.starts_with(NOTICE_START) {
+    let is_notice = match message.content {
+        Some(content) => content == Content::Notice,
+        None => message.payload.starts_with(NOTICE_START),
+    };
+    if !is_notice {
         return None;
     }
-    let text: Option<Text<'_>> = serde_json::from_slice(payload).ok();
+    let text: Option<Text<'_>> = serde_json::from_slice(message.payload).ok();
     let read = |text: Text<'_>| {
         let epoch = hexadecimal(text.epoch.as_bytes()).filter(|_| text.epoch.len() == EPOCH_DIGITS)?;
         Some(match text.recovered {
@@ -121,12 +150,13 @@ mod tests {
     #[test]
     fn messages_are_taken_apart() {
         let id = Id { epoch: 0x0123_4567_89ab_cdef, offset: 42 };
-        for (message, text, payload) in [
+        let (text, binary) = (Content::Text, Content::Binary);
+        for (message, content, payload) in [
             ("id: 0123456789abcdef:42\n\nhello", None, "hello"),
-            ("id: 0123456789abcdef:42\ncontent-type: text/plain\n\n", Some(true), ""),
-            ("id: 0123456789abcdef:42\ncontent-type: application/octet-stream\n\n\n\n", Some(false), "\n\n"),
+            ("id: 0123456789abcdef:42\ncontent-type: text/plain\n\n", Some(text), ""),
+            ("id: 0123456789abcdef:42\ncontent-type: application/octet-stream\n\n\n\n", Some(binary), "\n\n"),
         ] {
-            let expected = Framed { id, text, payload: payload.as_bytes() };
+            let expected = Framed { id, content, payload: payload.as_bytes() };
             assert_eq!(split(message.as_bytes()), Some(expected), "{message:?}");
         }
         assert_eq!(id.to_string(), "0123456789abcdef:42");
@@ -156,19 +186,28 @@ mod tests {
 
     #[test]
     fn notices_are_told_from_payloads() {
-        let lost = br#"{"recovered":false,"topic":"a\"b","epoch":"00000000000000ff","offset":7}"#;
+        let of = |content, payload: &str| {
+            notice(&Framed { id: Id { epoch: 1, offset: 1 }, content, payload: payload.as_bytes() })
+        };
+        let told = Some(Content::Notice);
+        let lost = r#"{"recovered":false,"topic":"a\"b","epoch":"00000000000000ff","offset":7}"#;
         let id = Id { epoch: 255, offset: 7 };
-        assert_eq!(notice(lost), Some(Notice::NotRecovered { topic: "a\"b".into(), id }));
-        let kept = br#"{"recovered":true,"topic":"a","epoch":"00000000000000ff","offset":7}"#;
-        assert_eq!(notice(kept), Some(Notice::Recovered));
-        assert_eq!(notice(br#"{"topic":"a"}"#), None);
+        for content in [None, told] {
+            let expected = Notice::NotRecovered { topic: "a\"b".into(), id };
+            assert_eq!(of(content, lost), Some(expected));
+        }
+        assert_eq!(of(Some(Content::Text), lost), None, "somebody published what looks like one");
+        let kept = r#"{"recovered":true,"topic":"a","epoch":"00000000000000ff","offset":7}"#;
+        assert_eq!(of(told, kept), Some(Notice::Recovered));
+        assert_eq!(of(None, r#"{"topic":"a"}"#), None);
+        assert_eq!(of(told, r#"{"topic":"a"}"#), Some(Notice::Malformed));
         for bad in [
             r#"{"recovered":false}"#,
             r#"{"recovered":false,"topic":"a","epoch":"ff","offset":7}"#,
             r#"{"recovered":false,"topic":"a","epoch":"00000000000000ff","offset":-7}"#,
             r#"{"recovered":"#,
         ] {
-            assert_eq!(notice(bad.as_bytes()), Some(Notice::Malformed), "{bad}");
+            assert_eq!(of(None, bad), Some(Notice::Malformed), "{bad}");
         }
     }
 }

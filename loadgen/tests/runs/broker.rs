@@ -152,7 +152,9 @@ impl Broker {
                 let notice = format!(
                     r#"{{"recovered":false,"topic":"{name}","epoch":"{EPOCH:016x}","offset":{last}}}"#
                 );
-                return framed(0x81, EPOCH, last, notice.as_bytes());
+                let header = "content-type: application/vnd.corecast.notice+json";
+                let message = format!("id: {EPOCH:016x}:{last}\n{header}\n\n{notice}");
+                return frame(0x81, message.as_bytes());
             }
             _ => offset + 1,
         };
