@@ -36,7 +36,8 @@ pub(crate) enum Command {
     /// is NAME-I. One publisher for each topic connects to /pubsub/NAME-I, the subscribers to /sub/NAME-I with the
     /// subprotocol ws+meta.nchan; one that comes back adds ?since=EPOCH:OFFSET, the last offset that it got. At the
     /// end everyone must have had everything, once, in order and unchanged; else the exit code is 1, and the first
-    /// faults are named. Publishing ends after --duration; --timeout then bounds the wait for what is still missing.
+    /// faults are named. Publishing ends after --duration; what is still missing then is waited for until nothing
+    /// of it comes for --timeout.
     Verify(VerifyArguments),
     /// Markdown tables from JSON results.
     Report(ReportArguments),

@@ -302,11 +302,13 @@ impl Links {
         self.connections[slot].extra.as_ref().map_or(0, |extra| extra.unsent.len())
     }
 
-    /// Answers a ping.
+    /// Answers a ping; not any more once our close frame is sent, for nothing may follow it.
     pub(crate) fn pong(&mut self, slot: Slot, payload: &[u8]) {
-        self.pings += 1;
-        self.append(opcode::PONG, payload);
-        self.flush(slot);
+        if self.connections[slot].state == State::Open {
+            self.pings += 1;
+            self.append(opcode::PONG, payload);
+            self.flush(slot);
+        }
     }
 
     /// Begins the closing handshake; the slot becomes vacant when the server ends the stream.

@@ -363,8 +363,9 @@ impl<'a, M: Mode> Worker<'a, M> {
 
     fn ended(&mut self, slot: Slot, error: &io::Error) -> Result<(), Cow<'static, str>> {
         match (self.links.connection(slot).state, error.kind()) {
-            (State::Open | State::Closing, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-                Err("reset".into())
+            (State::Open, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Err("reset".into()),
+            (State::Closing, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                Err("reset_while_closing".into())
             }
             (_, ErrorKind::ConnectionReset) => Err("reset_in_handshake".into()),
             (_, ErrorKind::ConnectionRefused) => Err("connect_refused".into()),

@@ -94,6 +94,8 @@ struct Verify {
     closing: usize,
     handshakes_max: usize,
     patience_ns: u64,
+    /// When the last message came that its receiver had not got before.
+    delivered_ns: u64,
     /// Receivers below this have everything.
     complete: usize,
     stage: Stage,
@@ -214,6 +216,7 @@ fn threads(settings: &Settings, options: &Options, common: &Arc<Common>) -> Vec<
             closing: 0,
             handshakes_max: settings.handshakes.div_ceil(settings.threads()),
             patience_ns: options.patience_ns,
+            delivered_ns: 0,
             complete: 0,
             stage: Stage::Connect,
             resets: 0,
@@ -324,11 +327,11 @@ impl Verify {
         true
     }
 
-    /// Waits for what is missing after the last message was sent.
+    /// Waits for what is missing after the last message was sent: as long as it comes, however slowly.
     fn finish(&mut self, links: &Links, now_ns: u64, published_ns: u64) -> Turn {
         self.churn = None;
         let everyone_is_there = self.away.is_empty() && self.closing == 0 && links.opening() == 0;
-        let until_ns = published_ns.saturating_add(self.patience_ns);
+        let until_ns = published_ns.max(self.delivered_ns).saturating_add(self.patience_ns);
         if (everyone_is_there && self.is_complete()) || now_ns >= until_ns {
             return Turn::Done;
         }
@@ -352,7 +355,7 @@ impl Mode for Verify {
     }
 
     #[inline]
-    fn on_message(&mut self, links: &mut Links, slot: Slot, message: Message<'_>, _now_ns: u64) {
+    fn on_message(&mut self, links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64) {
         self.arrivals += 1;
         let Some(receiver) = self.owner(slot) else {
             return;
@@ -363,6 +366,7 @@ impl Mode for Verify {
         let common = &self.common;
         if self.checker.arrive(receiver, message.text, message.payload, |topic| common.sent(topic)) {
             self.weight.add(message);
+            self.delivered_ns = now_ns;
             if receiver < self.subscribers {
                 self.delivered += 1;
             } else {
