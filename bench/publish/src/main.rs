@@ -171,7 +171,7 @@ mod tests {
     fn answers_are_told_apart() {
         let two = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 429 x\r\ncontent-length: 0\r\n\r\n";
         let (length, success) = answer(two).unwrap().unwrap();
-        assert_eq!((length, success), (45, true));
+        assert_eq!((length, success), (46, true));
         assert_eq!(answer(&two[length..]).unwrap(), Some((two.len() - length, false)));
         for cut in 0..length {
             assert_eq!(answer(&two[..cut]).unwrap(), None);
