@@ -1,5 +1,6 @@
 //! What ships beside the binary: unit files, the script for kernel limits, the seccomp profile.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -203,4 +204,35 @@ fn the_seccomp_profile_is_the_given_one_with_io_uring() {
     let refused = make(&other);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("no seccomp profile"), "{}", text(&refused.stderr));
+}
+
+/// The default profile that ships with podman and its kin, in the form of Docker's.
+const SHIPPED_PROFILE: &str = "/usr/share/containers/seccomp.json";
+
+#[test]
+fn a_shipped_seccomp_profile_gets_io_uring_and_nothing_else() {
+    if !has("jq") {
+        return;
+    }
+    let Ok(given) = std::fs::read(SHIPPED_PROFILE) else {
+        assert!(
+            std::env::var_os("CORECAST_TESTS_REQUIRE_ALL").is_none(),
+            "{SHIPPED_PROFILE} is missing (package golang-github-containers-common), and nothing may be skipped here"
+        );
+        println!("skipped: there is no {SHIPPED_PROFILE}");
+        return;
+    };
+    let made = Command::new(script("packaging/seccomp.sh")).arg(SHIPPED_PROFILE).output().expect("run");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let allowed = |profile: &[u8]| {
+        let profile: serde_json::Value = serde_json::from_slice(profile).expect("JSON");
+        let rules = profile["syscalls"].as_array().expect("rules").clone();
+        let rules = rules.into_iter().filter(|rule| rule["action"] == "SCMP_ACT_ALLOW");
+        let names = rules.flat_map(|rule| rule["names"].as_array().expect("names").clone());
+        names.map(|name| name.as_str().expect("a name").to_owned()).collect::<BTreeSet<String>>()
+    };
+    let mut expected = allowed(&given);
+    assert!(expected.len() > 200);
+    expected.extend(["io_uring_setup", "io_uring_enter", "io_uring_register"].map(str::to_owned));
+    assert_eq!(allowed(&made.stdout), expected);
 }
