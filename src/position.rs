@@ -48,7 +48,8 @@ pub enum Start {
 }
 
 /// Whether a subscriber is told where it begins: in a text message ahead of all others of the topic, the JSON object
-/// `{"recovered": …, "topic": …, "epoch": …, "offset": …}`; the next message is the one behind that offset.
+/// `{"recovered": …, "topic": …, "epoch": …, "offset": …}`; the next message is the one behind that offset. Unless it is
+/// `Never`, the same is said when messages were dropped because the client read too slowly (`SlowConsumer::Drop`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// It is not.

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::client::{Client, Event};
+use support::client::{Client, Event, Upgrade};
 use support::frame::{self, Frame};
 use support::http::Http;
 use support::server::Server;
@@ -244,6 +244,56 @@ fn policy_drop_loses_the_newest_counts_it_and_keeps_the_connection() {
     assert_eq!(metrics.sum("corecast_slow_consumers_total", &[]), 1.0, "one connection, at its limit once");
     server.publish("feed", "after the flood");
     slow.expect_text("after the flood");
+}
+
+#[test]
+fn a_client_that_can_resume_is_told_ahead_of_what_follows_a_drop() {
+    let server = Server::start_shards(2, &["--send-queue", "64KiB", "--slow-consumer", "drop"]);
+    let mut http = server.http();
+    for (path, with_ids) in [("/sub/plain?notice=true", false), ("/sub/ids", true)] {
+        let topic = &path[5..].split('?').next().expect("a topic");
+        let mut upgrade = Upgrade::to(path);
+        if with_ids {
+            upgrade = upgrade.with("Sec-WebSocket-Protocol", "ws+meta.nchan");
+        }
+        let mut slow = Client::connect_narrow_with(server.data, &upgrade);
+        if !with_ids {
+            assert!(slow.message().payload.starts_with(b"{\"recovered\":false"), "where it begins");
+        }
+        // What follows the last offset that the client knows of: a message, or a notice of what it missed.
+        let (mut last, mut gaps, mut published) = (0_u64, 0, 0);
+        let epoch = Instant::now();
+        for _ in 0..3 {
+            for _ in 0..400 {
+                published += 1;
+                http.post(&format!("/pub/{topic}"), &message(published, epoch)).expect("publish").expect(201);
+            }
+            while last < published as u64 {
+                let text = String::from_utf8(slow.message().payload).expect("text");
+                let text = if with_ids { text.split_once("\n\n").expect("a head").1 } else { &text };
+                if text.starts_with('{') {
+                    let notice: serde_json::Value = serde_json::from_str(text).expect("a notice");
+                    assert_eq!((&notice["recovered"], &notice["topic"]), (&false.into(), &(*topic).into()));
+                    let offset = notice["offset"].as_u64().expect("an offset");
+                    assert!(offset > last, "{notice} after {last}");
+                    (last, gaps) = (offset, gaps + 1);
+                } else {
+                    let number: u64 = text[..8].trim().parse().expect("a number");
+                    assert_eq!(number, last + 1, "a gap without a word");
+                    last = number;
+                }
+            }
+        }
+        assert!(gaps > 0, "the test did not fill the queue");
+        slow.expect_alive();
+    }
+    // One that has not asked for its place gets nothing but messages.
+    let mut slow = Client::connect_narrow(server.data, "/sub/other");
+    let epoch = Instant::now();
+    (0..400).for_each(|number| drop(http.post("/pub/other", &message(number, epoch)).expect("publish")));
+    while let Event::Frame(frame) = slow.event(QUIET) {
+        assert!(!frame.payload.starts_with(b"{"));
+    }
 }
 
 #[test]

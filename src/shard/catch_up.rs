@@ -125,6 +125,7 @@ impl Shard {
         notice: Notice,
     ) {
         let Some(number) = self.enter_topic(id, topic, true) else { return };
+        self.slab[id.slot].wants_notices |= notice != Notice::Never;
         // A connection that is just opening is told so only when it is sure where it begins.
         let outbound = self.slab[id.slot].outbound.as_mut().filter(|outbound| outbound.holds > 0);
         let holds = outbound.map(|outbound| outbound.holds += 1).is_some();
@@ -143,6 +144,7 @@ impl Shard {
     pub(super) fn show_ids(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slab.find(id).filter(|slot| slot.subscriptions.as_slice().is_empty()) {
             slot.with_ids = true;
+            slot.wants_notices = true;
         }
     }
 
@@ -269,6 +271,21 @@ impl Shard {
         }
         self.stats.deliveries.add(count);
         self.stats.delivery_bytes.add(bytes as u64);
+    }
+
+    /// Tells a client that messages of a topic were dropped because it reads too slowly, up to `last`; ahead of what
+    /// comes next. Nothing if it has left the topic since.
+    pub(super) fn tell_gap(&mut self, slot: u32, stay: u64, last: Position) {
+        let topics: Vec<u32> =
+            self.slab[slot].subscriptions.as_slice().iter().map(|place| place.topic).collect();
+        let form = self.slab[slot].form();
+        for topic in topics {
+            let entry = self.local.get_mut(topic);
+            if entry.stay == stay {
+                let bytes = notice_frame(&entry.name, false, last, form);
+                return self.queue(slot, Piece::Bytes(bytes), 0);
+            }
+        }
     }
 
     // ---- the owner ----

@@ -74,6 +74,11 @@ impl Shard {
         {
             return;
         }
+        if let (Piece::Frame { topic, .. }, Some(outbound)) = (&piece, &mut self.slab[index].outbound) {
+            if let Some(last) = outbound.take_gap(*topic) {
+                self.tell_gap(index, *topic, last);
+            }
+        }
         self.queue(index, piece, sent);
     }
 
@@ -106,7 +111,12 @@ impl Shard {
         let Some(outbound) = &mut slot.outbound else { return false };
         let before = outbound.queued_bytes();
         let (dropped, is_dropped_itself) = match (self.settings.slow_consumer, piece) {
-            (SlowConsumer::Drop, Piece::Frame { .. }) => (1, true),
+            (SlowConsumer::Drop, Piece::Frame { frame, topic, .. }) => {
+                if let (true, Some(position)) = (slot.wants_notices, frame.position()) {
+                    outbound.note_gap(*topic, position);
+                }
+                (1, true)
+            }
             (SlowConsumer::Latest, Piece::Frame { topic, .. }) => (outbound.keep_latest(*topic), false),
             _ => (0, false),
         };
@@ -156,6 +166,13 @@ impl Shard {
         let progress = outbound.send(socket);
         self.stats.send_queue_bytes.subtract((before - outbound.queued_bytes()) as u64);
         match progress {
+            Ok(Progress::Empty) if outbound.has_gaps() => {
+                for (topic, last) in outbound.take_gaps() {
+                    self.tell_gap(index, topic, last);
+                }
+                // With nothing to tell after all, the queue is as empty as it was.
+                self.send_queued(index);
+            }
             Ok(Progress::Empty) => {
                 slot.outbound = None;
                 self.context.unshow_queue(index);

@@ -14,6 +14,7 @@ use socket2::SockRef;
 
 use crate::compression::Encoding;
 use crate::frame::Frame;
+use crate::position::Position;
 
 /// Pieces handed to the kernel in one call.
 const PIECES_PER_CALL: usize = 64;
@@ -59,6 +60,9 @@ pub(super) struct Outbound {
     pub(super) holds: u32,
     /// The limit has been met since the queue was last empty.
     pub(super) met_limit: bool,
+    /// Topics, by the shard's stay, of which messages were dropped that the client is yet to be told of; with the place
+    /// of the last one.
+    gaps: Vec<(u64, Position)>,
 }
 
 /// How far [`Outbound::send`] came.
@@ -106,6 +110,30 @@ impl Outbound {
             self.sent_of_first = sent;
         }
         self.pieces.push_back(piece);
+    }
+
+    /// Notes that a message of a topic was dropped.
+    pub(super) fn note_gap(&mut self, topic: u64, last: Position) {
+        match self.gaps.iter_mut().find(|(other, _)| *other == topic) {
+            Some((_, place)) => *place = last,
+            None => self.gaps.push((topic, last)),
+        }
+    }
+
+    /// Takes what was noted of a topic.
+    pub(super) fn take_gap(&mut self, topic: u64) -> Option<Position> {
+        let place = self.gaps.iter().position(|(other, _)| *other == topic)?;
+        Some(self.gaps.swap_remove(place).1)
+    }
+
+    /// Whether something was noted.
+    pub(super) fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// Takes all that was noted.
+    pub(super) fn take_gaps(&mut self) -> Vec<(u64, Position)> {
+        std::mem::take(&mut self.gaps)
     }
 
     /// Drops, of all topics, every message but the newest, and of `topic` that one too: a newer one is about to follow.

@@ -120,6 +120,8 @@ pub(super) struct Slot {
     pub(super) encoding: Encoding,
     /// Messages of topics go to it with their ids.
     pub(super) with_ids: bool,
+    /// It is told of its place in a topic when it has missed something.
+    pub(super) wants_notices: bool,
     /// Index of the route that took the request.
     pub(super) route: u8,
     pub(super) watching_readable: bool,
@@ -156,6 +158,7 @@ impl Slot {
             state: State::Free,
             encoding: Encoding::PLAIN,
             with_ids: false,
+            wants_notices: false,
             route: 0,
             watching_readable: false,
             watching_writable: false,

@@ -176,6 +176,12 @@ impl Client {
     /// A client that lets the server queue hardly anything in the kernel: small receive buffer, small segments.
     #[track_caller]
     pub fn connect_narrow(address: SocketAddr, path: &str) -> Client {
+        Client::connect_narrow_with(address, &Upgrade::to(path))
+    }
+
+    /// The same, with an upgrade of one's own.
+    #[track_caller]
+    pub fn connect_narrow_with(address: SocketAddr, upgrade: &Upgrade) -> Client {
         let narrow = || -> io::Result<Client> {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_recv_buffer_size(4096)?;
@@ -184,7 +190,7 @@ impl Client {
             Client::over(socket.into())
         };
         let mut client = narrow().unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
-        client.send_raw(&Upgrade::to(path).bytes()).expect("cannot send the upgrade");
+        client.send_raw(&upgrade.bytes()).expect("cannot send the upgrade");
         assert_eq!(client.read_response().expect("no answer to the upgrade").status, 101);
         client
     }
