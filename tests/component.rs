@@ -535,6 +535,34 @@ fn connection_subscribe_from_begins_in_the_past() {
 }
 
 #[test]
+fn stop_now_closes_orderly_on_the_cores_that_are_not_stuck() {
+    struct Stuck;
+    impl Component for Stuck {
+        fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+            match message.as_bytes() {
+                b"core" => connection.send(&connection.core().shard().to_string()),
+                _ => std::thread::sleep(Duration::from_secs(4)),
+            }
+            Ok(())
+        }
+    }
+    let server = Running::start(app().cores(2).route("/", || Stuck));
+    let mut clients: [Option<Client>; 2] = [None, None];
+    while clients.iter().any(Option::is_none) {
+        let mut client = Client::connect(server.address, "/");
+        tell(&mut client, "core");
+        let core = String::from_utf8(client.message().payload).expect("text");
+        clients[core.parse::<usize>().expect("a number")] = Some(client);
+    }
+    let [stuck, free] = &mut clients;
+    tell(stuck.as_mut().expect("a client"), "sleep");
+    std::thread::sleep(Duration::from_millis(200));
+    server.server.as_ref().expect("it runs").handle().stop_now();
+    assert_eq!(free.as_mut().expect("a client").expect_closed(1012), "server is restarting");
+    server.end();
+}
+
+#[test]
 fn on_drain_tells_that_a_full_queue_has_emptied() {
     let (log, events) = log();
     let app = app().configure(|config| {

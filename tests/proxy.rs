@@ -128,7 +128,9 @@ fn a_proxy_that_speaks_for_itself_is_its_own_client() {
         version_2([0x20, 0x11], &[192, 0, 2, 7, 127, 0, 0, 1, 0, 9, 0, 80]),
         version_2([0x21, 0x00], b""),
     ] {
-        let client = send_in_pieces(&server, &[&header, &Upgrade::to("/").bytes()]);
+        // Such a proxy does not look into requests: what stands there is the client's own word.
+        let upgrade = Upgrade::to("/").with("X-Forwarded-For", "198.51.100.1");
+        let client = send_in_pieces(&server, &[&header, &upgrade.bytes()]);
         let mut client = accepted(client);
         tell(&mut client, "who am I?");
         let frame = client.message();

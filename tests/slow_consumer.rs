@@ -228,6 +228,8 @@ fn policy_drop_loses_the_newest_counts_it_and_keeps_the_connection() {
     for number in 0..1000 {
         http.post("/pub/feed", &message(number, epoch)).expect("publish").expect(201);
     }
+    // All have come to its queue, or to nothing, before it reads: else the queue could empty in between and fill twice.
+    server.wait_metric("corecast_deliveries_total", &[], |count| count == 1000.0);
     server.wait_metric("corecast_deliveries_dropped_total", &[("reason", "slow_consumer")], |count| {
         count > 0.0
     });
@@ -241,7 +243,9 @@ fn policy_drop_loses_the_newest_counts_it_and_keeps_the_connection() {
     assert_eq!(numbers.len() + dropped as usize, 1000, "each message is delivered or counted as dropped");
     assert!(numbers.is_sorted_by(|a, b| a < b), "out of order");
     assert_eq!(numbers[..100], (0..100).collect::<Vec<_>>(), "the oldest were not the ones that were kept");
-    assert_eq!(metrics.sum("corecast_slow_consumers_total", &[]), 1.0, "one connection, at its limit once");
+    // Not for each message. More than once where the kernel took all that was queued in between.
+    let met = metrics.sum("corecast_slow_consumers_total", &[]);
+    assert!(met >= 1.0 && met <= dropped / 4.0, "{dropped} messages dropped, at the limit {met} times");
     server.publish("feed", "after the flood");
     slow.expect_text("after the flood");
 }

@@ -28,6 +28,7 @@ use crate::frame::Frame;
 use crate::shard::message::{Overloaded, Receipt};
 use crate::topic::TopicName;
 use crate::ws::MessageKind;
+use crate::ws::handshake::names_loopback;
 
 /// Time for a request's body; over it: 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -286,6 +287,11 @@ fn is_cross_origin(headers: &HeaderMap) -> bool {
         return false;
     };
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    // Without a token the port is on loopback: a page of any other name came here by a name that its owner has pointed
+    // at this machine.
+    if !names_loopback(host) {
+        return true;
+    }
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
     !authority.is_some_and(|(_, authority)| authority.as_bytes().eq_ignore_ascii_case(host))
 }

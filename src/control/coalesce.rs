@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes of answers that may be held back.
 const HELD_BYTES: usize = 16 * 1024;
 
+/// What a client that says `Expect: 100-continue` waits for.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// A stream, and what is yet to be written to it.
 pub(super) struct Coalesced<S> {
     stream: S,
@@ -69,9 +72,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Nothing leaves yet: see the module.
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Nothing leaves yet: see the module. But for the word that a client waits for before it sends its body: it is
+    /// written after the read that found no body yet, and nothing is read again until the body comes.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.held.ends_with(CONTINUE) {
+            true => self.poll_release(context),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -347,9 +347,10 @@ impl Dispatcher {
     }
 
     fn send_drains(&mut self) {
+        let hurried = *self.stop.borrow() == Stop::Now;
         for (shard, state) in self.shards.iter_mut().enumerate() {
             if let ShardState::Untold(window_millis) = *state {
-                if self.link.try_send(shard, ToShard::Drain { window_millis }).is_ok() {
+                if self.link.try_send(shard, ToShard::Drain { window_millis, hurried }).is_ok() {
                     *state = ShardState::Alive;
                 }
             }
@@ -427,7 +428,7 @@ mod tests {
                 loop {
                     match mesh.receive(&mut Default::default()) {
                         Some(ToShard::Publish { .. }) => published += 1,
-                        Some(ToShard::Drain { window_millis }) => {
+                        Some(ToShard::Drain { window_millis, .. }) => {
                             mesh.send_to_control(ToControl::Drained { shard: 0, cut: 4 });
                             mesh.ring_doorbells(|_| ());
                             return (published, window_millis);

@@ -233,7 +233,7 @@ impl StandIn {
                 fanout_micros.record(70).unwrap();
                 self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });
             }
-            ToShard::Drain { window_millis } => self.tell(Told::Drain(window_millis)),
+            ToShard::Drain { window_millis, .. } => self.tell(Told::Drain(window_millis)),
             _ => {}
         }
     }

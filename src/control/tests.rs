@@ -215,6 +215,41 @@ fn a_large_body_does_not_drown_its_refusal() {
 }
 
 #[test]
+fn a_client_that_asks_before_it_sends_its_body_is_told_to_go_on() {
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings());
+    let mut stream = TcpStream::connect(rig.client.0).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let head = "POST /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n";
+    stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hi").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(status(&answer), "201");
+    rig.end();
+}
+
+#[test]
+fn a_page_that_came_by_a_name_pointed_here_is_of_another_origin() {
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings());
+    let ask = |host: &str, origin: &str| {
+        rig.client.request(&format!(
+            "POST /pub/a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+             Origin: {origin}\r\nContent-Length: 0\r\n\r\n"
+        ))
+    };
+    for host in ["localhost:8081", "127.0.0.1:8081", "[::1]:8081"] {
+        assert_eq!(status(&ask(host, &format!("http://{host}"))), "201", "{host}");
+    }
+    for host in ["evil.example:8081", "192.0.2.1:8081", "localhost.evil.example:8081"] {
+        assert_eq!(status(&ask(host, &format!("http://{host}"))), "403", "{host}");
+    }
+    rig.end();
+}
+
+#[test]
 fn text_must_be_utf8_and_bytes_need_not() {
     let rig = Rig::new(&[Conduct::Deliver(1)], settings());
     for (header, code) in [("", "415"), (BINARY, "201")] {

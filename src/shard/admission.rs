@@ -122,7 +122,10 @@ impl Shard {
         }
         let (refusal, length) = match parse_proxy_header(bytes) {
             Ok(None) => return Preface::Incomplete,
-            Ok(Some(ProxyHeader { client: None, length })) => (None, length),
+            Ok(Some(ProxyHeader { client: None, length })) => {
+                self.proxied.insert(index, None);
+                (None, length)
+            }
             Ok(Some(ProxyHeader { client: Some(client), length })) => {
                 (self.meet_client(index, client), length)
             }
@@ -141,7 +144,7 @@ impl Shard {
 
     /// A proxy has said for whom it connects; the reason if the connection is to be cut for that.
     fn meet_client(&mut self, index: u32, client: SocketAddr) -> Option<RejectReason> {
-        self.proxied.insert(index, client);
+        self.proxied.insert(index, Some(client));
         // Another proxy, which says more in its request.
         if self.is_trusted(client) {
             return None;
@@ -169,10 +172,12 @@ impl Shard {
         request: &Request,
     ) -> Result<Option<SocketAddr>, Rejection> {
         let direct = || self.slab[index].socket.as_ref().and_then(|socket| socket.peer_addr().ok());
-        let Some(mut client) = self.proxied.get(&index).copied().or_else(direct) else {
+        let proxied = self.proxied.get(&index).copied();
+        let Some(mut client) = proxied.flatten().or_else(direct) else {
             return Ok(None);
         };
-        if self.is_trusted(client) {
+        // Where the PROXY header names nobody, the proxy does not look into requests: what stands there is the client's.
+        if proxied != Some(None) && self.is_trusted(client) {
             let named = forwarded_for(request.headers(), &self.settings.trusted_proxies);
             let wrong = "the header X-Forwarded-For has an entry that is no IP address";
             client = named.map_err(|_| Rejection::bad_request(wrong))?.unwrap_or(client);

@@ -88,12 +88,13 @@ impl Drain {
 
 impl Shard {
     /// Begins to drain; asked again, hurries.
-    pub(super) fn begin_drain(&mut self, window_millis: u64) {
+    pub(super) fn begin_drain(&mut self, window_millis: u64, hurried: bool) {
         let ends_nanos = self.now_nanos.saturating_add(window_millis.saturating_mul(1_000_000));
         if let Some(drain) = &mut self.drain {
             return drain.shorten(ends_nanos);
         }
-        self.drain = Some(Drain::new(self.now_nanos, ends_nanos, self.slab.len()));
+        let drain = Drain::new(self.now_nanos, ends_nanos, self.slab.len());
+        self.drain = Some(Drain { hurried, ..drain });
         let others = (0..self.mesh.shards()).filter(|&shard| shard != self.mesh.shard());
         for shard in others.collect::<Vec<_>>() {
             self.mesh.send(shard, ToShard::DrainMarker);

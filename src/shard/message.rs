@@ -133,6 +133,8 @@ pub enum ToShard {
     Drain {
         /// Length of the window in milliseconds; 0 closes all at once. Sent again, it shortens the window.
         window_millis: u64,
+        /// The server is to end at once: nobody waits for a shard that does not answer.
+        hurried: bool,
     },
     /// From a shard that has begun to drain to every other: whatever it accepted before that is ahead of this.
     DrainMarker,

@@ -139,7 +139,7 @@ struct Shard {
     /// What connections have been counted as in [`ProcessCounts`], by slot.
     counted: HashMap<u32, AddressKey>,
     /// Addresses that proxies told, of connections whose request is not complete, by slot.
-    proxied: HashMap<u32, SocketAddr>,
+    proxied: HashMap<u32, Option<SocketAddr>>,
     /// How fast connections send that have sent anything, by slot; only where there is a limit.
     message_rates: HashMap<u32, TokenBucket>,
     listeners: Vec<Listening>,

@@ -351,7 +351,7 @@ impl Shard {
                 let fanout_micros = Box::new(self.fanout_micros.clone());
                 self.mesh.send_to_control(ToControl::Snapshot { request, fanout_micros });
             }
-            ToShard::Drain { window_millis } => self.begin_drain(window_millis),
+            ToShard::Drain { window_millis, hurried } => self.begin_drain(window_millis, hurried),
             ToShard::DrainMarker => self.on_drain_marker(),
             ToShard::Configure(settings) => self.configure(&settings),
             ToShard::End => self.ending_now = true,

@@ -69,6 +69,8 @@ impl Shard {
         for index in subscribers {
             self.refuse_subscription(self.slab.id(index));
         }
+        // One that comes in this very pass still finds the entry.
+        self.local.forget_report(number);
     }
 
     /// Tells a subscriber that its topic would be one too many.

@@ -257,6 +257,11 @@ impl LocalTopics {
         })
     }
 
+    /// The owner has not taken what it was told: the next subscriber is reported anew.
+    pub(super) fn forget_report(&mut self, topic: u32) {
+        self.get_mut(topic).reported = <_>::default();
+    }
+
     /// Whether the owner knows that there are subscribers here, and of all encodings that they use.
     pub(super) fn is_known(&mut self, topic: u32) -> bool {
         let entry = self.get_mut(topic);

@@ -16,7 +16,7 @@ mod rejection;
 mod request;
 mod subprotocol;
 
-pub use origin::{InvalidOrigin, LivePage, OriginPolicy, is_host, names_host};
+pub use origin::{InvalidOrigin, LivePage, OriginPolicy, is_host, names_host, names_loopback};
 pub use path::{path_segments, percent_decode};
 pub use rejection::{RejectReason, Rejection, write_rejection};
 pub use request::{parse, parse_more};

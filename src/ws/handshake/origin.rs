@@ -186,6 +186,11 @@ impl<'a> Origin<'a> {
     }
 }
 
+/// True if an authority, such as the header `Host`, names this machine alone, whatever the port.
+pub fn names_loopback(authority: &[u8]) -> bool {
+    parse_authority(authority).is_some_and(|(host, _)| is_loopback(host))
+}
+
 /// True for names and addresses that mean this machine alone, as the host of an origin.
 fn is_loopback(host: &[u8]) -> bool {
     if host.eq_ignore_ascii_case(b"localhost") {
