@@ -13,6 +13,7 @@ use crate::links::Faults;
 use crate::process::{CpuUse, Observation};
 use crate::received::Received;
 use crate::settings::Settings;
+use crate::timeline::Timeline;
 
 /// Raised when a reader of older documents would misread a newer one.
 const SCHEMA_VERSION: u32 = 1;
@@ -117,6 +118,9 @@ pub(crate) struct Measurement {
     /// Of `storm`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) rounds: Vec<Round>,
+    /// Handshakes of `connect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeline: Option<Timeline>,
     /// The first ones of `verify`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) faults: Vec<Fault>,
@@ -161,6 +165,7 @@ impl Measurement {
             figures: BTreeMap::new(),
             latency: BTreeMap::new(),
             rounds: Vec::new(),
+            timeline: None,
             faults: Vec::new(),
             client: ClientUse { cpu_seconds: user_seconds + system_seconds, user_seconds, system_seconds },
             server: settings.pid.zip(outcome.server.as_ref()).map(|(pid, server)| server_use(pid, server)),

@@ -5,7 +5,7 @@
 //! histogram per thread. The result is a [`document`], printed as [`text`] and written as JSON.
 //!
 //! [`frame`], [`handshake`], [`compression`], [`payload`], [`sequence`], [`completion`], [`schedule`], [`meta`],
-//! [`record`] and [`checker`] touch no socket and no clock.
+//! [`record`], [`timeline`] and [`checker`] touch no socket and no clock.
 
 mod arguments;
 mod checker;
@@ -31,6 +31,7 @@ mod sequence;
 mod settings;
 mod sys;
 mod text;
+mod timeline;
 mod units;
 mod worker;
 

@@ -14,6 +14,7 @@ use crate::modes::{CHURN_ADDRESSES, PORTS_PER_ADDRESS};
 use crate::received::Message;
 use crate::schedule::{Schedule, check_rate};
 use crate::settings::Settings;
+use crate::timeline::Timeline;
 use crate::worker::{Mode, Turn};
 
 struct Connect {
@@ -29,6 +30,8 @@ struct Connect {
     oldest: VecDeque<Slot>,
     begun: u64,
     latency: Latency,
+    started_ns: u64,
+    timeline: Timeline,
     messages: u64,
 }
 
@@ -53,6 +56,8 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
             oldest: VecDeque::new(),
             begun: 0,
             latency: Latency::new(),
+            started_ns: 0,
+            timeline: Timeline::new(),
             messages: 0,
         };
         (mode, Vec::new())
@@ -92,8 +97,10 @@ impl Connect {
 }
 
 impl Mode for Connect {
-    fn on_open(&mut self, _links: &mut Links, slot: Slot, latency_ns: u64) {
+    fn on_open(&mut self, links: &mut Links, slot: Slot, latency_ns: u64) {
         self.latency.record(latency_ns);
+        let done_ns = links.connection(slot).started_ns + latency_ns;
+        self.timeline.record(done_ns.saturating_sub(self.started_ns));
         self.oldest.push_back(slot);
     }
 
@@ -109,6 +116,7 @@ impl Mode for Connect {
 
     fn on_stage(&mut self, _links: &mut Links, stage: Stage, now_ns: u64) {
         if stage == Stage::Measure {
+            self.started_ns = now_ns;
             self.schedule = self.rate.map(|rate| Schedule::new(now_ns, rate));
             if let Some(duration) = self.duration_ns {
                 self.until_ns = now_ns + duration;
@@ -144,6 +152,7 @@ impl Mode for Connect {
 fn summarise(settings: Settings, outcome: Outcome<Connect>) -> Measurement {
     let begun = outcome.modes.iter().map(|mode| mode.begun).sum();
     let latency = Latency::merged(outcome.modes.iter().map(|mode| &mode.latency));
+    let timeline = Timeline::merged(outcome.modes.iter().map(|mode| &mode.timeline));
     let delivered = latency.count();
     let counts = Counts {
         sent: begun,
@@ -157,5 +166,6 @@ fn summarise(settings: Settings, outcome: Outcome<Connect>) -> Measurement {
     measurement.connected = delivered as usize;
     measurement.per_unit(delivered, "handshakes");
     measurement.latency("handshake", &latency);
+    measurement.timeline = Some(timeline);
     measurement
 }

@@ -37,6 +37,11 @@ impl Run {
         self.document["figures"][name].as_f64().unwrap_or_else(|| panic!("{name}: {}", self.text))
     }
 
+    fn handshakes_over_time(&self) -> Vec<u64> {
+        let counts = self.document["timeline"]["counts"].as_array();
+        counts.unwrap_or_else(|| panic!("{}", self.text)).iter().filter_map(Value::as_u64).collect()
+    }
+
     fn assert_passed(&self) {
         assert_eq!(self.code, 0, "{}", self.text);
         assert!(self.text.ends_with("PASS\n"), "{}", self.text);
@@ -294,6 +299,7 @@ fn connect_opens_each_connection_once() {
     let run = run(Behaviour::Good, "connect", "--connections 30");
     run.assert_passed();
     assert_eq!([run.count("sent"), run.count("delivered"), run.count("lost")], [30, 30, 0]);
+    assert_eq!(run.handshakes_over_time().iter().sum::<u64>(), 30);
 }
 
 #[test]
@@ -301,6 +307,11 @@ fn connect_closes_and_opens_at_a_rate() {
     let run = run(Behaviour::Good, "connect", "--connections 5 --rate 100 --duration 500ms");
     run.assert_passed();
     assert_eq!(run.count("delivered"), 50);
+    let counts = run.handshakes_over_time();
+    assert_eq!(counts.iter().sum::<u64>(), 50);
+    // The last one was due after 490 ms.
+    let interval = run.document["timeline"]["interval_seconds"].as_f64().unwrap();
+    assert!(counts.len() as f64 * interval >= 0.49, "{counts:?}");
 }
 
 #[test]
