@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Runs the paired scenarios behind RESULTS.md: the servers of a scenario in turn, pass after pass, each on one CPU
-# and loadgen on another. Raw results go to bench/results/, tables to bench/results/tables.md and to the terminal.
+# and loadgen on another. Raw results go to bench/results/, plots to bench/results/plots/, tables to
+# bench/results/tables.md and to the terminal.
 #
-#   scripts/bench.sh [--quick] [--pairs N] [--no-build] [--update FILE] [SCENARIO…]
+#   scripts/bench.sh [--quick] [--pairs N] [--no-build] [--no-run] [--update FILE] [SCENARIO…]
 #
 #   --quick        short runs, one pass: shows that everything works, measures little
 #   --pairs N      passes of each scenario (default 5)
 #   --no-build     use the binaries that are there
-#   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE by the tables
+#   --no-run       measure nothing: make tables and plots from the raw results that are there
+#   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE by the tables,
+#                  which refer to the plots; FILE stands beside bench/
 #   SCENARIO       a file of bench/scenarios/ without .sh (default: all)
 #
 # SERVER_CPU (default 0) and LOADGEN_CPU (default 1) choose the CPUs. Exit code 1 if a run lost or failed anything.
@@ -18,10 +21,12 @@ server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
 results=bench/results
+plots=$results/plots
 order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 idle-10k"
 pairs=""
 quick_run=no
 build=yes
+run=yes
 update=""
 chosen=""
 port=${BENCH_FIRST_PORT:-19400}
@@ -42,6 +47,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     --no-build) build=no ;;
+    --no-run) run=no ;;
     --update)
         update=${2:-}
         [ -f "$update" ] || fail "--update $update: no such file"
@@ -162,24 +168,35 @@ result_files() {
     done
 }
 
-if [ "$build" = yes ]; then cargo build --release --workspace; fi
-for binary in loadgen floor corecast; do
+if [ "$run" = no ]; then
+    [ -z "$chosen" ] || fail "--no-run takes no scenarios: tables and plots are made of all results"
+    order_of_runs="" needed="loadgen" packages="--package loadgen"
+else
+    order_of_runs=${chosen:-$order} needed="loadgen floor corecast" packages="--workspace"
+fi
+# The packages are words by intention.
+# shellcheck disable=SC2086
+if [ "$build" = yes ]; then cargo build --release $packages; fi
+for binary in $needed; do
     [ -x "$binaries/$binary" ] || fail "$binaries/$binary is missing; run without --no-build"
 done
 mkdir -p "$results"
-for scenario in ${chosen:-$order}; do
+for scenario in $order_of_runs; do
     run_scenario "$scenario"
 done
 
 files=$(result_files)
 [ -n "$files" ] || fail "no results"
+rm -f "$plots"/*.svg
 # shellcheck disable=SC2086
-"$binaries/loadgen" report $files | tee "$results/tables.md"
+"$binaries/loadgen" report --plots "$plots" $files | tee "$logs/tables.md"
+# tables.md is two directories further down than what --update writes to.
+sed "s|]($plots/|](plots/|" "$logs/tables.md" >"$results/tables.md"
 if [ -n "$update" ]; then
     if [ "$(grep -c -e '<!-- bench:begin -->' -e '<!-- bench:end -->' "$update")" != 2 ]; then
         fail "--update $update: expected <!-- bench:begin --> and <!-- bench:end --> once each"
     fi
-    awk -v tables="$results/tables.md" '
+    awk -v tables="$logs/tables.md" '
         /<!-- bench:begin -->/ { print; print ""; while ((getline line < tables) > 0) print line; print ""; skip = 1 }
         /<!-- bench:end -->/ { skip = 0 }
         !skip { print }

@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// faults are named. Publishing ends after --duration; what is still missing then is waited for until nothing
     /// of it comes for --timeout.
     Verify(VerifyArguments),
-    /// Markdown tables from JSON results.
+    /// Markdown tables and SVG plots from JSON results.
     Report(ReportArguments),
 }
 
@@ -199,6 +199,30 @@ pub(crate) struct ReportArguments {
     /// Server (label `server`) that ratios refer to
     #[arg(long, value_name = "NAME", default_value = "floor")]
     pub(crate) baseline: String,
+    /// Directory for the plots, made if it is not there; the tables refer to them by it. Without plots: off
+    #[arg(long, value_name = "DIR|off", default_value = "plots")]
+    pub(crate) plots: PlotsChoice,
+}
+
+/// Where `report` writes its plots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PlotsChoice {
+    /// Nowhere.
+    Off,
+    /// Into this directory.
+    Directory(PathBuf),
+}
+
+impl std::str::FromStr for PlotsChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("expected a directory, or off".into()),
+            "off" => Ok(Self::Off),
+            directory => Ok(Self::Directory(directory.into())),
+        }
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

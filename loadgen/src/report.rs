@@ -1,17 +1,24 @@
-//! `report`: Markdown tables from JSON results.
+//! `report`: Markdown tables and SVG plots from JSON results.
 //!
 //! Results are grouped by the labels `scenario` and `server`; each cell is the median of the passes with least and
 //! greatest. Ratios to the baseline are medians of the ratios of runs with the same label `pass`, so that what
 //! disturbs the machine for a while disturbs both sides of a pair. A column that no result has a value for is left out.
+//! The [`plots`] are of the same groups, and the tables refer to them.
+
+mod axis;
+mod chart;
+mod plots;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
+use std::path::Path;
+use std::{fs, io};
 
 use serde_json::Value;
 
-use crate::arguments::ReportArguments;
+use crate::arguments::{PlotsChoice, ReportArguments};
 use crate::units::{Nanoseconds, Thousands};
+use plots::{Place, Plot};
 
 /// How the numbers of a column are written.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +113,14 @@ struct Scenario {
     series: Vec<Series>,
 }
 
-/// Prints the tables.
+impl Scenario {
+    /// The mode of its results.
+    fn mode(&self) -> &str {
+        self.series[0].results[0]["mode"].as_str().unwrap_or_default()
+    }
+}
+
+/// Writes the plots and prints the tables.
 pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
     let mut results = Vec::new();
     for path in &arguments.files {
@@ -118,22 +132,52 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
         }
         results.push(result);
     }
-    print!("{}", tables(results, &arguments.baseline));
+    let machine = machine(&results);
+    let scenarios = group(results, &arguments.baseline);
+    let (plots, directory) = match &arguments.plots {
+        PlotsChoice::Off => (Vec::new(), Path::new("")),
+        PlotsChoice::Directory(directory) => {
+            let plots = plots::plots(&scenarios);
+            plots::write(&plots, directory).map_err(|error| {
+                let reason = format!("--plots {}: {error}", directory.display());
+                crate::Failure::Run(io::Error::new(error.kind(), reason))
+            })?;
+            (plots, directory.as_path())
+        }
+    };
+    print!("{machine}{}", document(&scenarios, &plots, directory));
     Ok(())
 }
 
-fn tables(results: Vec<Value>, baseline: &str) -> String {
-    let mut text = machine(&results);
-    for mut scenario in group(results) {
-        if let Some(position) = scenario.series.iter().position(|series| series.server == baseline) {
-            scenario.series.swap(0, position);
+/// The tables, with references to the plots in `directory`.
+fn document(scenarios: &[Scenario], plots: &[Plot], directory: &Path) -> String {
+    let mut text = String::new();
+    for (index, scenario) in scenarios.iter().enumerate() {
+        write_scenario(&mut text, scenario);
+        write_plots(&mut text, plots, Place::Scenario(index), directory);
+    }
+    for (place, heading) in
+        [(Place::Subscribers, "By number of subscribers"), (Place::Connections, "By number of connections")]
+    {
+        if plots.iter().any(|plot| plot.place == place) {
+            let _ = writeln!(text, "\n### {heading}");
+            write_plots(&mut text, plots, place, directory);
         }
-        write_scenario(&mut text, &scenario);
     }
     text
 }
 
-fn group(results: Vec<Value>) -> Vec<Scenario> {
+fn write_plots(text: &mut String, plots: &[Plot], place: Place, directory: &Path) {
+    for plot in plots.iter().filter(|plot| plot.place == place) {
+        let title = plot.chart.title.replace(['[', ']', '\\', '\n'], " ");
+        let path = directory.join(&plot.file).display().to_string();
+        let path = if path.contains([' ', '(', ')']) { format!("<{path}>") } else { path };
+        let _ = writeln!(text, "\n![{title}]({path})");
+    }
+}
+
+/// The results by scenario and server, the baseline first.
+fn group(results: Vec<Value>, baseline: &str) -> Vec<Scenario> {
     let mut scenarios: Vec<Scenario> = Vec::new();
     for result in results {
         let label = |name: &str| result["labels"][name].as_str();
@@ -150,6 +194,11 @@ fn group(results: Vec<Value>) -> Vec<Scenario> {
         match scenario.series.iter_mut().find(|series| series.server == server) {
             Some(series) => series.results.push(result),
             None => scenario.series.push(Series { server, results: vec![result] }),
+        }
+    }
+    for scenario in &mut scenarios {
+        if let Some(position) = scenario.series.iter().position(|series| series.server == baseline) {
+            scenario.series.swap(0, position);
         }
     }
     scenarios
@@ -179,12 +228,12 @@ fn machine(results: &[Value]) -> String {
 
 fn write_scenario(text: &mut String, scenario: &Scenario) {
     let first = &scenario.series[0];
-    let all = match first.results[0]["mode"].as_str() {
-        Some("fanout") => FANOUT,
-        Some("echo") => ECHO,
-        Some("connect") => CONNECT,
-        Some("storm") => STORM,
-        Some("verify") => VERIFY,
+    let all = match scenario.mode() {
+        "fanout" => FANOUT,
+        "echo" => ECHO,
+        "connect" => CONNECT,
+        "storm" => STORM,
+        "verify" => VERIFY,
         _ => IDLE,
     };
     let is_known =
@@ -292,7 +341,7 @@ fn command(result: &Value, left_out: &[&str]) -> String {
 }
 
 /// Median, least and greatest.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Spread {
     least: f64,
     median: f64,
@@ -324,6 +373,10 @@ mod tests {
             "figures": { "server_cpu_us_per_delivery": cpu, "deliveries_per_second": 1_234_567.0 },
             "latency": { "delivery": { "p50": 1500 } },
         })
+    }
+
+    fn tables(results: Vec<Value>, baseline: &str) -> String {
+        document(&group(results, baseline), &[], Path::new(""))
     }
 
     #[test]
