@@ -14,6 +14,7 @@ pub(crate) const PONG: u8 = 0xA;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
+const MASK_BYTES: usize = 4;
 
 /// Why a client cannot be served further.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub(crate) fn decode(bytes: &mut [u8]) -> Result<Option<Frame<'_>>, Refused> {
         127 => (8, 0),
         short => (0, u64::from(short)),
     };
-    let head = 2 + extended + 4;
+    let head = 2 + extended + MASK_BYTES;
     if bytes.len() < head {
         return Ok(None);
     }
@@ -44,10 +45,52 @@ pub(crate) fn decode(bytes: &mut [u8]) -> Result<Option<Frame<'_>>, Refused> {
         return Ok(None);
     }
     let (header, payload) = bytes[..length].split_at_mut(head);
-    for (byte, key) in payload.iter_mut().zip(header[head - 4..].iter().cycle()) {
-        *byte ^= key;
+    let key = &header[head - MASK_BYTES..];
+    // In words: a floor that takes its time would flatter what is measured beside it.
+    for word in payload.chunks_mut(MASK_BYTES) {
+        word.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
     }
     Ok(Some(Frame { opcode: first & 0x0F, payload, length }))
+}
+
+/// Makes the client frames of `bytes` over into the server frames with the same payloads, in place; pings become pongs,
+/// and what follows a close frame is left out. A server frame is shorter than a client's by the four bytes of its mask, so
+/// that nothing is overwritten that has not been read.
+pub(crate) fn reflect(bytes: &mut [u8]) -> Result<Reflected, Refused> {
+    let (mut read, mut written, mut messages) = (0, 0, 0);
+    while let Some(Frame { opcode, payload, length }) = decode(&mut bytes[read..])? {
+        let size = payload.len();
+        let payload = read + length - size;
+        let header = payload - read - MASK_BYTES;
+        let answer = if opcode == PING { PONG } else { opcode };
+        if opcode != PONG {
+            let head = read..read + header;
+            bytes.copy_within(head, written);
+            bytes[written] = FIN | answer;
+            bytes[written + 1] &= !MASKED;
+            bytes.copy_within(payload..payload + size, written + header);
+            written += header + size;
+        }
+        messages += u64::from(opcode < CLOSE);
+        read += length;
+        if opcode == CLOSE {
+            return Ok(Reflected { read: bytes.len(), written, messages, closed: true });
+        }
+    }
+    Ok(Reflected { read, written, messages, closed: false })
+}
+
+/// What [`reflect`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reflected {
+    /// Bytes of whole frames; an incomplete one begins behind them.
+    pub(crate) read: usize,
+    /// Bytes of answers, at the beginning.
+    pub(crate) written: usize,
+    /// Data messages among them.
+    pub(crate) messages: u64,
+    /// The last of them is a close frame.
+    pub(crate) closed: bool,
 }
 
 /// Appends the server frame for `payload` to `out`.
@@ -98,6 +141,33 @@ mod tests {
             let frame = decode(&mut whole).ok().flatten().unwrap();
             assert_eq!((frame.opcode, frame.payload, frame.length), (2, &payload[..], bytes.len()));
         }
+    }
+
+    #[test]
+    fn frames_are_reflected_in_place_and_a_rest_is_left() {
+        let payloads = [vec![1; 5], vec![2; 200], vec![3; 70_000], vec![4; 3]];
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        for payload in &payloads {
+            bytes.extend(masked(2, payload));
+            append(&mut expected, 2, payload);
+        }
+        bytes.extend(masked(PING, b"ping"));
+        append(&mut expected, PONG, b"ping");
+        bytes.extend(masked(PONG, b"unasked"));
+        let whole = bytes.len();
+        bytes.extend(&masked(1, b"incomplete")[..12]);
+        let reflected = reflect(&mut bytes).unwrap();
+        assert_eq!(reflected, Reflected { read: whole, written: expected.len(), messages: 4, closed: false });
+        assert_eq!(bytes[..reflected.written], expected);
+        assert_eq!(bytes[whole..], masked(1, b"incomplete")[..12]);
+    }
+
+    #[test]
+    fn a_close_frame_is_the_last() {
+        let mut bytes = [masked(1, b"a"), masked(CLOSE, &[3, 232]), masked(1, b"b")].concat();
+        let reflected = reflect(&mut bytes).unwrap();
+        assert!(reflected.closed && reflected.messages == 1);
+        assert_eq!(bytes[..reflected.written], [0x81, 1, b'a', 0x88, 2, 3, 232]);
     }
 
     #[test]

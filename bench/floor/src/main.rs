@@ -1,13 +1,15 @@
-//! The floor: the least program that takes the same clients as corecast and relays with a bare `send()` loop.
+//! The floor: the least programs that take the same clients as corecast. They are the yardstick of corecast's
+//! measurements, not servers to use. One thread, one epoll set, one buffer; no queue, no topics, no limits, no
+//! keepalive: a client whose socket buffer is full is dropped.
 //!
-//! One thread, one epoll set, one `recv` buffer. Whatever data messages one `recv` brought are joined into one
-//! byte string, which is sent to every client with one `send` each (`MSG_DONTWAIT | MSG_NOSIGNAL`). No queue, no
-//! topics, no limits, no keepalive: a client whose socket buffer is full is dropped. It is the yardstick of
-//! corecast's measurements, not a server to use.
+//! `floor PORT` relays every message to every client. Whatever data messages one `recv` brought are joined into one
+//! byte string, which is sent to every client with one `send` each (`MSG_DONTWAIT | MSG_NOSIGNAL`).
 //!
-//! `floor PORT` relays every message to every client; `floor --echo PORT` answers the sender only. Any path is
-//! accepted. SIGINT and SIGTERM end it; it then prints what it did.
+//! `floor --echo PORT` sends every message back to its sender: a `read`, the frames made over in place, a `write`.
+//!
+//! Any path is accepted. SIGINT and SIGTERM end it; it then prints what it did.
 
+mod echo;
 mod frame;
 mod handshake;
 mod relay;
@@ -44,10 +46,18 @@ fn main() -> ExitCode {
 fn serve(arguments: &Arguments) -> std::io::Result<()> {
     sys::stop_on_signals()?;
     let limit = sys::raise_descriptor_limit()?;
-    let mut relay = relay::Relay::bind(arguments.port, arguments.echo)?;
-    let role = if arguments.echo { "echo" } else { "relay" };
-    println!("floor {role} ready on ws://127.0.0.1:{}/ ({limit} descriptors)", arguments.port);
-    let totals = relay.run()?;
+    let ready = |role| {
+        println!("floor {role} ready on ws://127.0.0.1:{}/ ({limit} descriptors)", arguments.port);
+    };
+    let totals = if arguments.echo {
+        let mut echo = echo::Echo::bind(arguments.port)?;
+        ready("echo");
+        echo.run()?
+    } else {
+        let mut relay = relay::Relay::bind(arguments.port)?;
+        ready("relay");
+        relay.run()?
+    };
     println!(
         "floor: {} accepted, {} messages in, {} sends, {} slow clients dropped",
         totals.accepted, totals.messages, totals.sends, totals.slow_dropped

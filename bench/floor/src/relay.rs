@@ -12,9 +12,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use crate::{frame, handshake, sys};
 
 /// Bytes taken from a socket at once.
-const RECEIVE_BYTES: usize = 256 * 1024;
+pub(crate) const RECEIVE_BYTES: usize = 256 * 1024;
 /// A request head or message that does not fit into this is refused.
-const PARTIAL_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const PARTIAL_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 const VACANT: u32 = u32::MAX;
 
 /// What was done, for the line at exit.
@@ -37,7 +37,6 @@ struct Client {
 pub(crate) struct Relay {
     listener: TcpListener,
     epoll: OwnedFd,
-    echo: bool,
     clients: Vec<Client>,
     position: Vec<u32>,
     buffer: Vec<u8>,
@@ -48,14 +47,13 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Listens on 127.0.0.1:`port`.
-    pub(crate) fn bind(port: u16, echo: bool) -> io::Result<Self> {
+    pub(crate) fn bind(port: u16) -> io::Result<Self> {
         let listener = sys::listen(port)?;
         let epoll = sys::epoll()?;
         sys::watch(&epoll, listener.as_raw_fd())?;
         Ok(Self {
             listener,
             epoll,
-            echo,
             clients: Vec::new(),
             position: Vec::new(),
             buffer: vec![0; RECEIVE_BYTES],
@@ -167,20 +165,19 @@ impl Relay {
             bytes = &mut bytes[length..];
         }
         if !self.outgoing.is_empty() {
-            self.relay(index);
+            self.relay();
         }
         result
     }
 
-    fn relay(&mut self, from: usize) {
-        let to = if self.echo { &self.clients[from..=from] } else { &self.clients[..] };
-        for client in to.iter().filter(|client| client.upgraded) {
+    fn relay(&mut self) {
+        for client in self.clients.iter().filter(|client| client.upgraded) {
             let socket = client.socket.as_raw_fd();
             if !sys::send(socket, &self.outgoing) {
                 self.gone.push(socket);
             }
         }
-        self.totals.sends += to.len() as u64;
+        self.totals.sends += self.clients.len() as u64;
     }
 
     fn keep(&mut self, index: usize, bytes: &[u8]) -> Result<(), frame::Refused> {

@@ -117,6 +117,23 @@ pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> bool {
     usize::try_from(count) == Ok(bytes.len())
 }
 
+/// Reads what is there; the socket does not block.
+#[inline]
+pub(crate) fn read(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer.
+    let count = unsafe { libc::read(socket, buffer.as_mut_ptr().cast(), buffer.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes and returns whether all of `bytes` was taken; the socket does not block. A peer that is gone is an error and
+/// no signal: Rust programs ignore SIGPIPE.
+#[inline]
+pub(crate) fn write(socket: RawFd, bytes: &[u8]) -> bool {
+    // SAFETY: the kernel reads `bytes.len()` bytes from `bytes`.
+    let count = unsafe { libc::write(socket, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(count) == Ok(bytes.len())
+}
+
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
