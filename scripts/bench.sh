@@ -22,7 +22,7 @@ loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
 results=bench/results
 plots=$results/plots
-order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 idle-10k"
+order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 echo-100 echo-1000 idle-10k"
 pairs=""
 quick_run=no
 build=yes
@@ -87,11 +87,13 @@ logs=$(mktemp -d)
 trap 'stop_server; rm -rf "$logs"' EXIT
 trap 'exit 130' INT TERM
 
-# Sets `command` to the command line of server $1 on $port.
+# Sets `command` to the command line of server $1 on $port; it echoes where the scenario's route is /echo.
 server_command() {
-    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s --drain-window 0ms"
+    local echo=""
+    if [ "$route" = /echo ]; then echo=" --echo"; fi
+    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s --drain-window 0ms$echo"
     case $1 in
-    floor) command="taskset -c $server_cpu $binaries/floor $port" ;;
+    floor) command="taskset -c $server_cpu $binaries/floor$echo $port" ;;
     corecast | corecast-plain) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;
     corecast-executor) command="taskset -c $server_cpu $corecast --cpus $server_cpu --wait executor" ;;
     corecast-2-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 2 --oversubscribe" ;;
@@ -130,7 +132,7 @@ run_once() {
     fi
     # The arguments are words by intention.
     # shellcheck disable=SC2086
-    text=$(taskset -c "$loadgen_cpu" "$binaries/loadgen" $arguments --url "ws://127.0.0.1:$port/pubsub/bench" \
+    text=$(taskset -c "$loadgen_cpu" "$binaries/loadgen" $arguments --url "ws://127.0.0.1:$port$route" \
         --pid "$server_pid" --json "$json" --progress off --label "scenario=$about" --label "server=$server" \
         --label "pass=$pass" --label "server_command=$command") || failed=1
     stop_server
@@ -142,7 +144,7 @@ run_once() {
 }
 
 run_scenario() {
-    local scenario=$1 pass server arguments about="" servers="" load="" quick="" turn
+    local scenario=$1 pass server arguments about="" servers="" load="" quick="" route=/pubsub/bench turn
     # shellcheck source=/dev/null
     . "bench/scenarios/$scenario.sh"
     if [ "$quick_run" = yes ]; then arguments=$quick; else arguments=$load; fi
