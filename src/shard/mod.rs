@@ -22,10 +22,14 @@
 //! | `keepalive`, `deadlines` | when connections are looked at |
 //! | [`listener`] | the sockets that accept, one per core and address |
 //! | [`stats`] | counters that other threads may read |
+//! | `bench_support` | nothing: what `bench/` may see of all this, and no build without `bench-internals` has |
 
 mod address_counts;
 mod admission;
 mod batch;
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub mod bench_support;
 mod callbacks;
 mod catch_up;
 mod connection;
