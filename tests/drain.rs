@@ -13,7 +13,6 @@ use support::client::Client;
 use support::http::Http;
 use support::server::Server;
 use support::swarm::{Member, Swarm};
-use support::sys::Frozen;
 use support::{PATIENCE, wait_for};
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
@@ -81,19 +80,6 @@ fn what_was_accepted_before_the_drain_reaches_every_subscriber() {
     }
 }
 
-/// Stops one shard of a server with two. `None`, said aloud, where a test may not trace.
-fn freeze_a_shard(server: &Server) -> Option<Frozen> {
-    let (_, thread) = *server.pinned_threads().last().expect("two pinned threads");
-    match Frozen::stop(thread) {
-        Ok(frozen) => Some(frozen),
-        Err(error) => {
-            assert!(std::env::var_os("CORECAST_TESTS_REQUIRE_ALL").is_none(), "cannot trace here: {error}");
-            println!("skipped: cannot stop a single thread here ({error})");
-            None
-        }
-    }
-}
-
 /// Messages wait for a shard that does not run, in the ring and, beyond what it holds, with their sender; then it
 /// finds them and the order to drain all at once.
 #[test]
@@ -105,7 +91,7 @@ fn a_shard_that_is_behind_delivers_before_it_closes() {
     for core in ["0", "1"] {
         server.wait_metric("corecast_connections", &[("core", core)], |open| open > 0.0);
     }
-    let Some(frozen) = freeze_a_shard(&server) else { return };
+    let Some(frozen) = server.freeze_a_shard() else { return };
     // A topic of the shard that runs is one whose publish is answered.
     let answers = |topic: &&String| {
         let mut http = Http::connect(server.control()).expect("connect");

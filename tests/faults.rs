@@ -11,7 +11,7 @@ use support::client::{Client, Upgrade};
 use support::frame::Frame;
 use support::server::{Launch, Server};
 use support::swarm::{Member, Swarm};
-use support::sys::{self, Cage, Frozen};
+use support::sys::{self, Cage};
 use support::{PATIENCE, wait_for};
 
 /// How a client goes away.
@@ -297,27 +297,12 @@ impl Drop for StopAtDrop<'_> {
     }
 }
 
-/// Stops one shard of a server with two. `None`, said aloud, where a test may not trace.
-fn freeze_a_shard(server: &Server) -> Option<Frozen> {
-    let pinned = server.pinned_threads();
-    assert!(pinned.len() >= 2, "expected two pinned threads, found {pinned:?}");
-    let (_, thread) = pinned[pinned.len() - 1];
-    match Frozen::stop(thread) {
-        Ok(frozen) => Some(frozen),
-        Err(error) => {
-            assert!(std::env::var_os("CORECAST_TESTS_REQUIRE_ALL").is_none(), "cannot trace here: {error}");
-            println!("skipped: cannot stop a single thread here ({error})");
-            None
-        }
-    }
-}
-
 #[test]
 fn a_shard_that_stands_still_is_told_by_live_and_loses_nothing() {
     let server = Server::start(&["--cores", "2", "--oversubscribe"]);
     let mut swarm = Swarm::connect(server.data, "/sub/a", 20);
     server.get("/live").expect(200);
-    let Some(frozen) = freeze_a_shard(&server) else {
+    let Some(frozen) = server.freeze_a_shard() else {
         return;
     };
     wait_for("/live to tell of a shard that stands still", || {
@@ -336,7 +321,7 @@ fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
     let server = Server::start(&["--cores", "2", "--oversubscribe", "--send-queue", "256MiB"]);
     let topics = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let mut swarm = Swarm::connect(server.data, &format!("/sub/{}", topics.join(",")), 20);
-    let Some(frozen) = freeze_a_shard(&server) else {
+    let Some(frozen) = server.freeze_a_shard() else {
         return;
     };
 

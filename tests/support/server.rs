@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::client::Client;
 use super::http::{self, Http, Response};
 use super::metrics::Metrics;
-use super::sys::{self, Cage};
+use super::sys::{self, Cage, Frozen};
 use super::{PATIENCE, wait_for};
 
 /// Options of a server that is about to start.
@@ -349,6 +349,24 @@ impl Server {
             .collect();
         pinned.sort_unstable();
         pinned
+    }
+
+    /// Stops one shard of a server with two or more. `None`, said aloud, where a test may not trace.
+    pub fn freeze_a_shard(&self) -> Option<Frozen> {
+        let pinned = self.pinned_threads();
+        assert!(pinned.len() >= 2, "expected two pinned threads, found {pinned:?}");
+        let (_, thread) = pinned[pinned.len() - 1];
+        match Frozen::stop(thread) {
+            Ok(frozen) => Some(frozen),
+            Err(error) => {
+                assert!(
+                    std::env::var_os("CORECAST_TESTS_REQUIRE_ALL").is_none(),
+                    "cannot trace here: {error}"
+                );
+                println!("skipped: cannot stop a single thread here ({error})");
+                None
+            }
+        }
     }
 
     /// CPU time the server has used, user and system.

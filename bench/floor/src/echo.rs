@@ -74,13 +74,7 @@ impl Echo {
     }
 
     fn accept_all(&mut self) -> io::Result<()> {
-        loop {
-            let socket = match sys::accept(&self.listener) {
-                Ok(socket) => socket,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
-            };
+        while let Some(socket) = sys::accept(&self.listener)? {
             sys::watch(&self.epoll, socket.as_raw_fd())?;
             let number = socket.as_raw_fd() as usize;
             if self.clients.len() <= number {
@@ -89,6 +83,7 @@ impl Echo {
             self.clients[number] = Some(Client { _socket: socket, upgraded: false, partial: Vec::new() });
             self.totals.accepted += 1;
         }
+        Ok(())
     }
 
     /// Takes what one client sent, once, and sends it back.

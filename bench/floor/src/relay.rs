@@ -89,13 +89,7 @@ impl Relay {
     }
 
     fn accept_all(&mut self) -> io::Result<()> {
-        loop {
-            let socket = match sys::accept(&self.listener) {
-                Ok(socket) => socket,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
-            };
+        while let Some(socket) = sys::accept(&self.listener)? {
             sys::watch(&self.epoll, socket.as_raw_fd())?;
             let number = socket.as_raw_fd() as usize;
             if self.position.len() <= number {
@@ -105,6 +99,7 @@ impl Relay {
             self.clients.push(Client { socket, upgraded: false, partial: Vec::new() });
             self.totals.accepted += 1;
         }
+        Ok(())
     }
 
     /// Takes what one client sent and relays the data messages in it.

@@ -65,14 +65,21 @@ pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// The next waiting connection, non-blocking.
-pub(crate) fn accept(listener: &TcpListener) -> io::Result<OwnedFd> {
-    // SAFETY: null address pointers are allowed; the returned descriptor is new and owned by nobody else.
-    unsafe {
-        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        let socket =
-            check(libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags))?;
-        Ok(OwnedFd::from_raw_fd(socket))
+/// The next waiting connection, non-blocking; `None` if nobody waits. One that is gone already is passed over.
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<OwnedFd>> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    loop {
+        // SAFETY: null address pointers are allowed.
+        let result = check(unsafe {
+            libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
+        });
+        match result {
+            // SAFETY: the descriptor is new and owned by nobody else.
+            Ok(socket) => return Ok(Some(unsafe { OwnedFd::from_raw_fd(socket) })),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
