@@ -181,3 +181,36 @@ fn the_log_level_changes() {
     reload(&server, "done");
     wait_for("the log to tell of it", || server.stderr().contains("changed: log").then_some(()));
 }
+
+#[test]
+fn limits_change_without_a_restart() {
+    let file = ConfigFile::new("limits", "");
+    let server = Launch::new(&["--echo", "--config", file.path(), "--cores", "1"]).start();
+    let status = |path: &str| Upgrade::to(path).send(server.data).expect("an answer").0.status;
+    let mut talker = server.connect("/echo");
+    let mut held = server.connect("/sub/held");
+    assert_eq!(status("/sub/a,b,c"), 101);
+    server.wait_metric("corecast_topics", &[], |topics| topics == 1.0);
+
+    file.write("max-subscriptions = 2\nmax-topics = 2\nmessage-rate = 3\n");
+    reload(&server, "done");
+    wait_for("the new limits", || (status("/sub/a,b,c") == 400).then_some(()));
+    assert_eq!((status("/sub/held,a"), status("/sub/a,b")), (101, 503));
+    for _ in 0..4 {
+        talker.send_text("x");
+    }
+    (0..3).for_each(|_| talker.expect_text("x"));
+    assert_eq!(talker.expect_closed(1008), "message rate");
+
+    file.write("accept-rate = 1\nslow-consumer = 'drop'\ncompression = 'off'\n");
+    reload(&server, "done");
+    wait_for("new connections to be too many", || (status("/sub/held") == 503).then_some(()));
+    held.expect_alive();
+    file.write("compression = 'off'\n");
+    reload(&server, "done");
+    let offer = Upgrade::to("/sub/a,b,c").with("Sec-WebSocket-Extensions", "permessage-deflate");
+    let answer = wait_for("the limits to be gone", || {
+        Some(offer.send(server.data).expect("an answer").0).filter(|answer| answer.status == 101)
+    });
+    assert_eq!(answer.header("Sec-WebSocket-Extensions"), None);
+}

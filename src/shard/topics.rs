@@ -378,6 +378,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_owner_was_told_is_told_again_only_after_a_refusal() {
+        let mut slab = slab(2);
+        let mut topics = LocalTopics::default();
+        let topic = topics.enter(&name("a"), 5, false);
+        topics.add(topic, &mut slab, 0, false);
+        assert!(!topics.is_known(topic));
+        assert_eq!(topics.report(topic).map(|report| report.count), Some(1));
+        assert!(topics.is_known(topic));
+        assert_eq!(topics.next_changed(), Some(None), "the end of the pass has nothing to add");
+        // Refused: the one leaves, and in the same pass another comes.
+        topics.remove(topic, &mut slab, 0);
+        topics.forget_report(topic);
+        topics.add(topic, &mut slab, 1, false);
+        assert!(!topics.is_known(topic));
+        assert_eq!(topics.report(topic).map(|report| report.count), Some(1));
+        slab[0].with_ids = true;
+        topics.add(topic, &mut slab, 0, true);
+        assert!(!topics.is_known(topic), "with a form that the owner does not know of");
+    }
+
+    #[test]
     fn pending_messages_make_a_topic_dirty_once() {
         let mut topics = LocalTopics::default();
         let topic = topics.enter(&name("a"), 0, true);
