@@ -238,6 +238,11 @@ impl Shard {
         self.begin_close(slot, CloseReason { code: 1008, text, cause: CloseCause::SlowConsumer });
     }
 
+    /// Whether anything may follow what a connection has been told: nothing does behind a close frame.
+    fn takes_more(&self, slot: u32) -> bool {
+        !self.slab[slot].sealed && self.slab[slot].state == State::Open
+    }
+
     /// Queues messages from the past, and before them what the client is told of its place.
     fn queue_replay(
         &mut self,
@@ -251,7 +256,7 @@ impl Shard {
         if self.slab[slot].outbound.is_none() && self.is_staged(slot) {
             self.flush_batch();
         }
-        if self.slab[slot].sealed || self.slab[slot].state != State::Open {
+        if !self.takes_more(slot) {
             return;
         }
         let entry = self.local.get_mut(number);
@@ -274,8 +279,11 @@ impl Shard {
     }
 
     /// Tells a client that messages of a topic were dropped because it reads too slowly, up to `last`; ahead of what
-    /// comes next. Nothing if it has left the topic since.
+    /// comes next. Nothing if it has left the topic since, or is closing.
     pub(super) fn tell_gap(&mut self, slot: u32, stay: u64, last: Position) {
+        if !self.takes_more(slot) {
+            return;
+        }
         let topics: Vec<u32> =
             self.slab[slot].subscriptions.as_slice().iter().map(|place| place.topic).collect();
         let form = self.slab[slot].form();

@@ -284,10 +284,7 @@ impl Shard {
         };
         // What was published before the deletion goes ahead of the close frames.
         self.fan_out();
-        // A copy, because closing a connection takes it off the list.
-        let entry = self.local.get_mut(number);
-        let subscribers = [&entry.subscribers[..], &entry.catching_up].concat();
-        for index in subscribers {
+        for index in self.local.get_mut(number).everyone() {
             let text = "topic deleted".to_owned();
             self.begin_close(index, CloseReason { code: 1000, text, cause: CloseCause::TopicDeleted });
         }

@@ -62,8 +62,7 @@ impl Shard {
         if entry.stay != stay || entry.joined {
             return;
         }
-        // A copy, because a refused connection leaves the list.
-        let subscribers = [&entry.subscribers[..], &entry.catching_up].concat();
+        let subscribers = entry.everyone();
         // What other topics have for them goes ahead.
         self.fan_out();
         for index in subscribers {

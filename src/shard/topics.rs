@@ -60,6 +60,11 @@ impl LocalTopic {
         (self.subscribers.len() + self.catching_up.len()) as u32
     }
 
+    /// Slots of both: a copy, for what takes them off their lists.
+    pub(super) fn everyone(&self) -> Vec<u32> {
+        [&self.subscribers[..], &self.catching_up].concat()
+    }
+
     /// What the owner knows of this shard, when the owner is this shard itself.
     pub(super) fn audience(&self) -> Audience {
         Audience { shard: self.owner, count: self.count(), encodings: self.encodings() }
