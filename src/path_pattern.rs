@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::ws::handshake::percent_decode;
 use crate::ws::{Rejection, Request};
@@ -16,8 +17,8 @@ pub(crate) struct PathPattern(Vec<Segment>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Literal(String),
-    Parameter(String),
-    Rest(String),
+    Parameter(Arc<str>),
+    Rest(Arc<str>),
 }
 
 /// A path that no route can have.
@@ -38,7 +39,7 @@ impl Error for InvalidPath {}
 /// What stands in a request's path where its route has `{name}`, as the extension of the request. Values of
 /// `{name}` are percent-decoded, those of `{*name}` are as they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PathParameters(Vec<(String, String)>);
+pub struct PathParameters(Vec<(Arc<str>, String)>);
 
 static NO_PARAMETERS: PathParameters = PathParameters(Vec::new());
 
@@ -52,7 +53,7 @@ impl PathParameters {
     /// The value of a name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -72,8 +73,8 @@ impl PathPattern {
             }
             let name = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
             segments.push(match (name, name.and_then(|name| name.strip_prefix('*'))) {
-                (_, Some(name)) => Segment::Rest(name.to_owned()),
-                (Some(name), _) => Segment::Parameter(name.to_owned()),
+                (_, Some(name)) => Segment::Rest(name.into()),
+                (Some(name), _) => Segment::Parameter(name.into()),
                 (None, _) if text.contains(['{', '}', '?', '#']) => {
                     return Err(invalid("expected whole segments {name}, and neither ? nor #"));
                 }

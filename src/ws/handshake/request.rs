@@ -30,7 +30,7 @@ pub fn parse_more(
     // RFC 9112 2.2: empty lines before the request are ignored.
     let skipped = window.iter().take_while(|&&byte| matches!(byte, b'\r' | b'\n')).count();
     let head = &window[skipped..];
-    let line = match head.iter().position(|&byte| byte == b'\n') {
+    let line = match memchr::memchr(b'\n', head) {
         Some(end) => Some(RequestLine::parse(head[..end].strip_suffix(b"\r").unwrap_or(&head[..end]))?),
         None => {
             check_method_so_far(head)?;
@@ -98,12 +98,10 @@ fn check_method_so_far(line: &[u8]) -> Result<(), Rejection> {
 fn find_head_end(head: &[u8], seen_bytes: usize) -> Option<usize> {
     // Of the line end and the blank line behind it, all but the last byte may have been seen.
     let from = seen_bytes.saturating_sub(2).min(head.len());
-    head[from..].iter().enumerate().filter(|&(_, &byte)| byte == b'\n').find_map(|(i, _)| {
-        match &head[from + i + 1..] {
-            [b'\n', ..] => Some(from + i + 2),
-            [b'\r', b'\n', ..] => Some(from + i + 3),
-            _ => None,
-        }
+    memchr::memchr_iter(b'\n', &head[from..]).find_map(|i| match &head[from + i + 1..] {
+        [b'\n', ..] => Some(from + i + 2),
+        [b'\r', b'\n', ..] => Some(from + i + 3),
+        _ => None,
     })
 }
 
