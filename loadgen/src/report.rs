@@ -3,9 +3,13 @@
 //! Results are grouped by the labels `scenario` and `server`; each cell is the median of the passes with least and
 //! greatest. Ratios to the baseline are medians of the ratios of runs with the same label `pass`, so that what
 //! disturbs the machine for a while disturbs both sides of a pair. A column that no result has a value for is left out.
+//! A run that failed is counted and its reason told; its figures are left out, since they are of less work than asked for.
+//! Where results have a label `reference`, the scenario is a comparison of many servers: there are ratios to the server
+//! of that name as well, and what was told of a server's command is not repeated.
 //! The [`plots`] are of the same groups, and the tables refer to them.
 
 mod axis;
+mod bars;
 mod chart;
 mod plots;
 
@@ -108,6 +112,27 @@ struct Series {
     results: Vec<Value>,
 }
 
+impl Series {
+    /// The runs that did not fail.
+    fn passed(&self) -> impl Iterator<Item = &Value> {
+        self.results.iter().filter(|result| result["passed"] == true)
+    }
+
+    /// How many runs failed, and the first reason.
+    fn failures(&self) -> String {
+        let mut failed = self.results.iter().filter(|result| result["passed"] != true).peekable();
+        let Some(first) = failed.peek() else {
+            return "0".into();
+        };
+        let reason = first["failures"][0].as_str().unwrap_or("no reason given").replace(['|', '\n'], " ");
+        format!("{} of {}: {reason}", failed.count(), self.results.len())
+    }
+
+    fn command(&self) -> Option<&str> {
+        self.results[0]["labels"]["server_command"].as_str()
+    }
+}
+
 struct Scenario {
     name: String,
     series: Vec<Series>,
@@ -117,6 +142,12 @@ impl Scenario {
     /// The mode of its results.
     fn mode(&self) -> &str {
         self.series[0].results[0]["mode"].as_str().unwrap_or_default()
+    }
+
+    /// The server besides the baseline that the others are compared with, if this is such a comparison.
+    fn reference(&self) -> Option<&str> {
+        let results = self.series.iter().flat_map(|series| &series.results);
+        results.filter_map(|result| result["labels"]["reference"].as_str()).next()
     }
 }
 
@@ -152,8 +183,10 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
 /// The tables, with references to the plots in `directory`.
 fn document(scenarios: &[Scenario], plots: &[Plot], directory: &Path) -> String {
     let mut text = String::new();
+    let mut told = Vec::new();
     for (index, scenario) in scenarios.iter().enumerate() {
-        write_scenario(&mut text, scenario);
+        write_table(&mut text, scenario);
+        write_commands(&mut text, scenario, &mut told);
         write_plots(&mut text, plots, Place::Scenario(index), directory);
     }
     for (place, heading) in
@@ -169,7 +202,7 @@ fn document(scenarios: &[Scenario], plots: &[Plot], directory: &Path) -> String 
 
 fn write_plots(text: &mut String, plots: &[Plot], place: Place, directory: &Path) {
     for plot in plots.iter().filter(|plot| plot.place == place) {
-        let title = plot.chart.title.replace(['[', ']', '\\', '\n'], " ");
+        let title = plot.title().replace(['[', ']', '\\', '\n'], " ");
         let path = directory.join(&plot.file).display().to_string();
         let path = if path.contains([' ', '(', ')']) { format!("<{path}>") } else { path };
         let _ = writeln!(text, "\n![{title}]({path})");
@@ -207,7 +240,8 @@ fn group(results: Vec<Value>, baseline: &str) -> Vec<Scenario> {
 /// Where the results come from: every machine and commit that occurs.
 fn machine(results: &[Value]) -> String {
     let mut machines: Vec<String> = Vec::new();
-    for result in results {
+    // What never ran has no host.
+    for result in results.iter().filter(|result| result["host"].is_object()) {
         let host = &result["host"];
         let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
         let line = format!(
@@ -226,7 +260,7 @@ fn machine(results: &[Value]) -> String {
     format!("{}\n", machines.join("\n"))
 }
 
-fn write_scenario(text: &mut String, scenario: &Scenario) {
+fn write_table(text: &mut String, scenario: &Scenario) {
     let first = &scenario.series[0];
     let all = match scenario.mode() {
         "fanout" => FANOUT,
@@ -243,33 +277,54 @@ fn write_scenario(text: &mut String, scenario: &Scenario) {
     for column in &columns {
         let _ = write!(out, " {} |", column.title);
     }
-    let _ = write!(out, " ratio to {} |\n|---|---|---|{}---|\n", first.server, "---|".repeat(columns.len()));
+    let is_reference = |series: &&Series| scenario.reference() == Some(series.server.as_str());
+    // Without the baseline among them the first server is one, and perhaps the reference itself.
+    let compared: Vec<&Series> =
+        [first].into_iter().chain(scenario.series[1..].iter().find(is_reference)).collect();
+    for other in &compared {
+        let _ = write!(out, " ratio to {} |", other.server);
+    }
+    let _ = writeln!(out, "\n|---|---|---|{}", "---|".repeat(columns.len() + compared.len()));
     for series in &scenario.series {
-        let failed = series.results.iter().filter(|result| result["passed"] != true).count();
-        let _ = write!(out, "| {} | {} | {failed} |", series.server, series.results.len());
+        let _ = write!(out, "| {} | {} | {} |", series.server, series.results.len(), series.failures());
         for column in &columns {
             let _ = write!(out, " {} |", cell(series, column));
         }
-        let _ = writeln!(out, " {} |", ratio(series, first, all[0].pointer));
-    }
-    let load = |series: &Series| command(&series.results[0], PASS_FLAGS);
-    let _ = writeln!(out, "\n- load: `{}`", load(first));
-    for series in &scenario.series {
-        let what = |series: &Series| command(&series.results[0], URL_AND_PASS_FLAGS);
-        if what(series) != what(first) {
-            let _ = writeln!(out, "- load of {}: `{}`", series.server, load(series));
+        for other in &compared {
+            let _ = write!(out, " {} |", ratio(series, other, all[0].pointer));
         }
-    }
-    for series in &scenario.series {
-        if let Some(command) = series.results[0]["labels"]["server_command"].as_str() {
-            let _ = writeln!(out, "- {}: `{command}`", series.server);
-        }
+        out.push('\n');
     }
     text.push_str(&out);
 }
 
+/// The commands behind the table; in a comparison not those that are among `told`, which they join.
+fn write_commands<'a>(text: &mut String, scenario: &'a Scenario, told: &mut Vec<(&'a str, Option<&'a str>)>) {
+    let first = &scenario.series[0];
+    let load = |series: &Series| command(&series.results[0], PASS_FLAGS);
+    let _ = writeln!(text, "\n- load: `{}`", load(first));
+    for series in &scenario.series {
+        let what = |series: &Series| command(&series.results[0], URL_AND_PASS_FLAGS);
+        if what(series) != what(first) {
+            let _ = writeln!(text, "- load of {}: `{}`", series.server, load(series));
+        }
+    }
+    for series in &scenario.series {
+        let entry = (series.server.as_str(), series.command());
+        if scenario.reference().is_some() && told.contains(&entry) {
+            continue;
+        }
+        told.push(entry);
+        if let Some(command) = series.command() {
+            let _ = writeln!(text, "- {}: `{command}`", series.server);
+        }
+    }
+}
+
+/// Of the runs that passed; counts, which tell what went wrong, of all.
 fn values(series: &Series, pointer: &str) -> Vec<f64> {
-    series.results.iter().filter_map(|result| result.pointer(pointer)?.as_f64()).collect()
+    let counts = |result: &&Value| result["passed"] == true || pointer.starts_with("/counts/");
+    series.results.iter().filter(counts).filter_map(|result| result.pointer(pointer)?.as_f64()).collect()
 }
 
 fn cell(series: &Series, column: &Column) -> String {
@@ -296,7 +351,7 @@ fn ratio(series: &Series, baseline: &Series, pointer: &str) -> String {
         let entry = |result: &Value| {
             Some((result["labels"]["pass"].as_str()?.to_owned(), result.pointer(pointer)?.as_f64()?))
         };
-        series.results.iter().filter_map(entry).collect()
+        series.passed().filter_map(entry).collect()
     };
     let reference = by_pass(baseline);
     let ratios = by_pass(series).into_iter().filter_map(|(pass, value)| Some(value / reference.get(&pass)?));

@@ -415,3 +415,88 @@ fn a_directory_that_cannot_be_made_is_an_error() {
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("--plots") && text.contains("expected a directory, or off"), "{text}");
 }
+
+/// A result of a comparison of several servers with `b`.
+fn compared(server: &str, pass: usize, cpu_us: f64) -> Value {
+    let mut result = fanout(server, pass, 10, 1.0, cpu_us);
+    result["labels"]["reference"] = json!("b");
+    result["labels"]["server_command"] = json!(format!("{server} PORT"));
+    result
+}
+
+#[test]
+fn a_comparison_has_ratios_to_two_servers_and_bars() {
+    let work = Work::new();
+    let mut results = Vec::new();
+    for pass in [1, 2, 3] {
+        results.extend([compared("c", pass, 8.0), compared("b", pass, 4.0), compared("floor", pass, 2.0)]);
+    }
+    let mut other = compared("c", 1, 1.0);
+    other["labels"]["scenario"] = json!("another");
+    results.push(other);
+    let markdown = work.markdown(&results, &[]);
+    assert!(markdown.contains(" ratio to floor | ratio to b |\n"), "{markdown}");
+    let row = |name: &str| markdown.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
+    assert!(row("c").ends_with(" **4.000** (4.000–4.000) | **2.000** (2.000–2.000) |"), "{markdown}");
+    assert!(row("floor").ends_with(" 1 | **0.500** (0.500–0.500) |"), "{markdown}");
+    assert_eq!(markdown.matches("- c: `c PORT`").count(), 1, "a command is told once: {markdown}");
+    assert_eq!(work.files("plots"), ["bars-10-subscribers.svg", "bars-another.svg"]);
+    let svg = work.svg("plots/bars-10-subscribers.svg");
+    let plot = Plot::of(&svg);
+    for text in ["10 subscribers", "server CPU per delivery, µs", "deliveries/s", "floor", "b", "c", "8.00"]
+    {
+        plot.assert_says(text);
+    }
+}
+
+#[test]
+fn failed_runs_are_counted_and_their_figures_left_out() {
+    let work = Work::new();
+    let mut results = vec![compared("b", 1, 4.0), compared("b", 2, 4.0), compared("b", 3, 4.0)];
+    for pass in [1, 2, 3] {
+        let mut part = compared("sometimes", pass, 100.0 * pass as f64);
+        part["passed"] = json!(pass == 2);
+        part["failures"] = json!(["3 messages lost", "2 × reset"]);
+        results.push(part);
+    }
+    let failed = |files: &mut Vec<Value>, server: &str| {
+        let mut all = compared(server, 1, 7.0);
+        all["passed"] = json!(false);
+        all["failures"] = json!(["it | did not start"]);
+        files.push(all);
+    };
+    failed(&mut results, "never");
+    let markdown = work.markdown(&results, &[]);
+    let row = |name: &str| markdown.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
+    assert!(row("sometimes").starts_with("| sometimes | 3 | 2 of 3: 3 messages lost | "), "{markdown}");
+    assert!(row("sometimes").contains(" **200** (200–200) |"), "{markdown}");
+    assert!(row("sometimes").ends_with(" **50.000** (50.000–50.000) |"), "{markdown}");
+    assert!(row("never").starts_with("| never | 1 | 1 of 1: it   did not start | – |"), "{markdown}");
+    assert_eq!(row("never").matches('|').count(), row("b").matches('|').count(), "{markdown}");
+}
+
+#[test]
+fn a_run_without_a_result_is_a_row_as_well() {
+    let work = Work::new();
+    let good = work.0.join("good.json");
+    fs::write(&good, compared("b", 1, 4.0).to_string()).unwrap();
+    // As scripts/bench.sh writes it when there is no result.
+    let stub = json!({
+        "schema_version": 1, "tool": "loadgen", "mode": "fanout", "passed": false,
+        "failures": ["took longer than 60 s"], "command": ["loadgen", "fanout"],
+        "labels": { "scenario": "10 subscribers", "server": "slow", "pass": "1", "reference": "b" }
+    });
+    let bad = work.0.join("bad.json");
+    fs::write(&bad, stub.to_string()).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .arg("report")
+        .args([good, bad])
+        .current_dir(&work.0)
+        .output()
+        .unwrap();
+    let markdown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(markdown.contains("\n| slow | 1 | 1 of 1: took longer than 60 s | – |"), "{markdown}");
+    assert_eq!(markdown.matches("ratio to b").count(), 1, "the baseline is no second reference: {markdown}");
+    assert!(!markdown.contains("null cores"), "no machine is known of it, and none is told: {markdown}");
+}

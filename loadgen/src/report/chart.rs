@@ -11,14 +11,14 @@ use super::Spread;
 use super::axis::Axis;
 
 /// Width, and height below the legend, in pixels.
-const WIDTH: u32 = 760;
+pub(super) const WIDTH: u32 = 760;
 const HEIGHT: u32 = 360;
 /// Left and right border of title, legend and plot.
-const MARGIN: i32 = 20;
+pub(super) const MARGIN: i32 = 20;
 /// Space for the labels of the two axes.
 const LABELS: (u32, u32) = (48, 86);
-const TITLE_PX: f64 = 15.0;
-const TEXT_PX: f64 = 12.0;
+pub(super) const TITLE_PX: f64 = 15.0;
+pub(super) const TEXT_PX: f64 = 12.0;
 /// Height of a line of the legend, and where the first one stands.
 const LEGEND_ROW: i32 = 18;
 const LEGEND_TOP: i32 = 42;
@@ -29,14 +29,14 @@ const BAR_STEP: f64 = 4.0;
 /// About what a letter of the legend takes; nobody knows the reader's font.
 const LETTER_PX: i32 = 7;
 /// Longest title and longest name that are not cut.
-const TITLE_MAX: usize = 92;
+pub(super) const TITLE_MAX: usize = 92;
 const NAME_MAX: usize = 60;
 /// The backend makes text smaller by this factor.
 const BACKEND_FONT_FACTOR: f64 = 1.24;
-const TEXT: RGBColor = RGBColor(0x33, 0x33, 0x33);
+pub(super) const TEXT: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
-/// Told apart by people who see fewer colours as well (Okabe and Ito).
-const COLORS: [RGBColor; 7] = [
+/// Told apart by people who see fewer colours as well (Okabe and Ito, and a brown).
+const COLORS: [RGBColor; 9] = [
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0x00, 0x9e, 0x73),
@@ -44,6 +44,8 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(0x56, 0xb4, 0xe9),
     RGBColor(0xe6, 0x9f, 0x00),
     RGBColor(0x55, 0x55, 0x55),
+    RGBColor(0xd6, 0xca, 0x2b),
+    RGBColor(0x7a, 0x4a, 0x2a),
 ];
 
 /// A value over another one.
@@ -165,16 +167,16 @@ impl Entry {
     }
 }
 
-fn font(pixels: f64) -> FontDesc<'static> {
+pub(super) fn font(pixels: f64) -> FontDesc<'static> {
     (FontFamily::SansSerif, pixels * BACKEND_FONT_FACTOR).into_font()
 }
 
-fn color(number: usize) -> RGBColor {
+pub(super) fn color(number: usize) -> RGBColor {
     COLORS[number % COLORS.len()]
 }
 
 /// What XML and a line of text can hold of `text`, not longer than `length`.
-fn printable(text: &str, length: usize) -> String {
+pub(super) fn printable(text: &str, length: usize) -> String {
     let plain = |letter: char| {
         if letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}') { '\u{fffd}' } else { letter }
     };

@@ -1,6 +1,7 @@
 //! Which plots a report has, and the data of each.
 //!
-//! A scenario has a plot of latency by percentile, and one of handshakes over time where its results have the data.
+//! A scenario has a plot of latency by percentile, and one of handshakes over time where its results have the data; a
+//! comparison of many servers ([`Scenario::reference`]) has bars instead, in which as many lines could not be told apart.
 //! Over all scenarios there are deliveries and CPU by the number of subscribers, one pair of plots for each load
 //! (window or rate, and payload), and memory by the number of connections. Those need a server that was measured with
 //! several numbers; where two scenarios have the same one, the first counts, because the servers within a scenario
@@ -13,6 +14,7 @@ use std::{fs, io};
 use serde_json::Value;
 
 use super::axis::{Axis, Unit};
+use super::bars::{Bars, Panel};
 use super::chart::{Chart, Line, Point};
 use super::{Scenario, Series, Spread};
 use crate::units::Thousands;
@@ -38,7 +40,29 @@ pub(super) struct Plot {
     pub(super) place: Place,
     /// File name, the same for the same data.
     pub(super) file: String,
-    pub(super) chart: Chart,
+    picture: Picture,
+}
+
+#[derive(Debug)]
+enum Picture {
+    Lines(Chart),
+    Bars(Bars),
+}
+
+impl Plot {
+    pub(super) fn title(&self) -> &str {
+        match &self.picture {
+            Picture::Lines(chart) => &chart.title,
+            Picture::Bars(bars) => &bars.title,
+        }
+    }
+
+    fn svg(&self) -> io::Result<String> {
+        match &self.picture {
+            Picture::Lines(chart) => chart.svg(),
+            Picture::Bars(bars) => bars.svg(),
+        }
+    }
 }
 
 /// All plots that the data are there for.
@@ -50,9 +74,18 @@ pub(super) fn plots(scenarios: &[Scenario]) -> Vec<Plot> {
     let mut plots = Vec::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         let place = Place::Scenario(index);
+        if scenario.reference().is_some() {
+            let picture = Picture::Bars(bars(scenario, &mut palette));
+            plots.push(Plot { place, file: slug(&["bars", &scenario.name]), picture });
+            continue;
+        }
         let charts = [("latency", latency(scenario, &mut palette)), ("rate", rate(scenario, &mut palette))];
         for (what, chart) in charts {
-            plots.extend(chart.map(|chart| Plot { place, file: slug(&[what, &scenario.name]), chart }));
+            plots.extend(chart.map(|chart| Plot {
+                place,
+                file: slug(&[what, &scenario.name]),
+                picture: Picture::Lines(chart),
+            }));
         }
     }
     plots.extend(by_subscribers(scenarios, &mut palette));
@@ -70,7 +103,7 @@ pub(super) fn plots(scenarios: &[Scenario]) -> Vec<Plot> {
 /// Writes the files, into a directory that is made if it is not there.
 pub(super) fn write(plots: &[Plot], directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    plots.iter().try_for_each(|plot| fs::write(directory.join(&plot.file), plot.chart.svg()?))
+    plots.iter().try_for_each(|plot| fs::write(directory.join(&plot.file), plot.svg()?))
 }
 
 /// A colour for each name, the same in all plots.
@@ -90,6 +123,35 @@ impl Palette {
     }
 }
 
+/// The figure that ratios are of, and the rate or what else tells most.
+fn bars(scenario: &Scenario, palette: &mut Palette) -> Bars {
+    let figures = match scenario.mode() {
+        "echo" => [
+            ("server CPU per round trip, µs", "server_cpu_us_per_round_trip"),
+            ("round trips/s", "round_trips_per_second"),
+        ],
+        "connect" => [
+            ("server CPU per handshake, µs", "server_cpu_us_per_handshake"),
+            ("handshakes/s", "handshakes_per_second"),
+        ],
+        "idle" => [
+            ("server RSS per connection, bytes", "server_rss_bytes_per_connection"),
+            ("server CPU, % of a core", "server_cpu_percent"),
+        ],
+        _ => [
+            ("server CPU per delivery, µs", "server_cpu_us_per_delivery"),
+            ("deliveries/s", "deliveries_per_second"),
+        ],
+    };
+    let panel = |(title, figure): (&'static str, &str)| {
+        let value = |series: &Series| Spread::of(super::values(series, &format!("/figures/{figure}")));
+        Panel { title, values: scenario.series.iter().map(value).collect() }
+    };
+    let panels = figures.into_iter().map(panel).collect();
+    let color = |series: &Series| (series.server.clone(), palette.color(&series.server));
+    Bars { title: scenario.name.clone(), servers: scenario.series.iter().map(color).collect(), panels }
+}
+
 fn latency(scenario: &Scenario, palette: &mut Palette) -> Option<Chart> {
     let (name, title) = match scenario.mode() {
         "fanout" => ("delivery", "Delivery latency"),
@@ -103,7 +165,7 @@ fn latency(scenario: &Scenario, palette: &mut Palette) -> Option<Chart> {
     let mut passes = Passes::default();
     for series in &scenario.series {
         let curves: Vec<Curve> =
-            series.results.iter().filter_map(|result| Curve::of(&result["latency"][name])).collect();
+            series.passed().filter_map(|result| Curve::of(&result["latency"][name])).collect();
         let points = median_curve(&curves);
         if points.len() > 1 {
             passes.note(curves.len());
@@ -306,7 +368,11 @@ fn by_subscribers(scenarios: &[Scenario], palette: &mut Palette) -> Vec<Plot> {
             let title = format!("{title} by number of subscribers, {load}");
             let chart = sizes.chart(palette, title, ("subscribers", unit), Axis::logarithmic);
             if let Some(chart) = chart {
-                plots.push(Plot { place: Place::Subscribers, file: slug(&[what, &load]), chart });
+                plots.push(Plot {
+                    place: Place::Subscribers,
+                    file: slug(&[what, &load]),
+                    picture: Picture::Lines(chart),
+                });
             }
         }
     }
@@ -316,7 +382,7 @@ fn by_subscribers(scenarios: &[Scenario], palette: &mut Palette) -> Vec<Plot> {
 /// Results of a series by load, connections, and whether compression was offered.
 fn by_load(series: &Series) -> BTreeMap<(String, u64, bool), Vec<&Value>> {
     let mut groups = BTreeMap::<_, Vec<&Value>>::new();
-    for result in &series.results {
+    for result in series.passed() {
         let settings = &result["settings"];
         let pace = match (settings["window"].as_u64(), settings["rate_per_second"].as_f64()) {
             (Some(1), _) => "1 message in flight".to_owned(),
@@ -338,7 +404,7 @@ fn by_connections(scenarios: &[Scenario], palette: &mut Palette) -> Option<Plot>
     let mut sizes = Sizes::default();
     for series in scenarios.iter().filter(|scenario| scenario.mode() == "idle").flat_map(|s| &s.series) {
         let mut groups = BTreeMap::<u64, Vec<f64>>::new();
-        for result in &series.results {
+        for result in series.passed() {
             let memory = &result["server"]["rss_bytes"];
             let connected = result["connected"].as_u64();
             for (connections, bytes) in [(Some(0), "before_connect"), (connected, "before_measure")] {
@@ -354,7 +420,7 @@ fn by_connections(scenarios: &[Scenario], palette: &mut Palette) -> Option<Plot>
     let title = "Memory of the server (RSS) by number of idle connections".to_owned();
     let linear = |title, (_, greatest), unit| Axis::linear(title, greatest, unit);
     let chart = sizes.chart(palette, title, ("idle connections", "MiB"), linear)?;
-    Some(Plot { place: Place::Connections, file: "memory".into(), chart })
+    Some(Plot { place: Place::Connections, file: "memory".into(), picture: Picture::Lines(chart) })
 }
 
 /// Least and greatest number of passes behind the points of a plot.
