@@ -1,0 +1,24 @@
+// `node relay.js [--echo] PORT`: a relay on ws, which answers pings and sets TCP_NODELAY by itself.
+"use strict";
+
+const { WebSocket, WebSocketServer } = require("ws");
+
+const echo = process.argv.includes("--echo");
+const port = Number(process.argv.at(-1));
+const server = new WebSocketServer({ host: "127.0.0.1", port, backlog: 4096, perMessageDeflate: false });
+
+server.on("connection", (socket) => {
+    // An error of one connection ends it, and nothing else.
+    socket.on("error", () => socket.terminate());
+    socket.on("message", (message, isBinary) => {
+        if (echo) {
+            socket.send(message, { binary: isBinary });
+            return;
+        }
+        for (const client of server.clients) {
+            if (client.readyState === WebSocket.OPEN) {
+                client.send(message, { binary: isBinary });
+            }
+        }
+    });
+});
