@@ -3,26 +3,35 @@
 # and loadgen on another. Raw results go to bench/results/, plots to bench/results/plots/, tables to
 # bench/results/tables.md and to the terminal.
 #
-#   scripts/bench.sh [--quick] [--pairs N] [--no-build] [--no-run] [--update FILE] [SCENARIO…]
+#   scripts/bench.sh [--peers [--skip-missing]] [--quick] [--pairs N] [--no-build] [--no-run] [--update FILE] [SCENARIO…]
 #
+#   --peers        the scenarios of bench/scenarios/peers/ instead, in which floor and corecast run besides relays on
+#                  other libraries, which bench/peers/install.sh installs; results go to bench/results/peers/
+#   --skip-missing a peer that is not installed is no failure
 #   --quick        short runs, one pass: shows that everything works, measures little
 #   --pairs N      passes of each scenario (default 5)
 #   --no-build     use the binaries that are there
 #   --no-run       measure nothing: make tables and plots from the raw results that are there
-#   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE by the tables,
-#                  which refer to the plots; FILE stands beside bench/
-#   SCENARIO       a file of bench/scenarios/ without .sh (default: all)
+#   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE (with --peers:
+#                  <!-- peers:begin --> and <!-- peers:end -->) by the tables, which refer to the plots; FILE stands
+#                  beside bench/
+#   SCENARIO       a file of the scenarios without .sh (default: all)
 #
-# SERVER_CPU (default 0) and LOADGEN_CPU (default 1) choose the CPUs. Exit code 1 if a run lost or failed anything.
+# SERVER_CPU (default 0) and LOADGEN_CPU (default 1) choose the CPUs. Exit code 1 if a run lost or failed anything;
+# what a peer loses or fails is a result and stands in the tables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
+suite=bench
+scenarios=bench/scenarios
 results=bench/results
-plots=$results/plots
+run_limit_seconds=600
 order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 echo-100 echo-1000 idle-10k"
+peers_order="fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 fanout-1k-1kib fanout-1k-16kib echo-1 echo-100 echo-1000 connect idle-10k keepalive-10k"
+skip_missing=no
 pairs=""
 quick_run=no
 build=yes
@@ -32,6 +41,7 @@ chosen=""
 port=${BENCH_FIRST_PORT:-19400}
 server_pid=""
 failed=0
+missing=""
 
 fail() {
     echo "bench.sh: $1" >&2
@@ -40,6 +50,11 @@ fail() {
 
 while [ $# -gt 0 ]; do
     case $1 in
+    --peers)
+        suite=peers scenarios=bench/scenarios/peers results=bench/results/peers order=$peers_order
+        run_limit_seconds=60
+        ;;
+    --skip-missing) skip_missing=yes ;;
     --quick) quick_run=yes ;;
     --pairs)
         [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "--pairs ${2:-}: expected a number from 1"
@@ -58,12 +73,13 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     -*) fail "$1: unknown option (see --help)" ;;
-    *)
-        [ -f "bench/scenarios/$1.sh" ] || fail "$1: no such scenario; there are: $order"
-        chosen="$chosen $1"
-        ;;
+    *) chosen="$chosen $1" ;;
     esac
     shift
+done
+plots=$results/plots
+for scenario in $chosen; do
+    [ -f "$scenarios/$scenario.sh" ] || fail "$scenario: no such scenario; there are: $order"
 done
 if [ -z "$pairs" ]; then
     if [ "$quick_run" = yes ]; then pairs=1; else pairs=5; fi
@@ -87,54 +103,105 @@ logs=$(mktemp -d)
 trap 'stop_server; rm -rf "$logs"' EXIT
 trap 'exit 130' INT TERM
 
-# Sets `command` to the command line of server $1 on $port; it echoes where the scenario's route is /echo.
+# shellcheck source=bench/peers/commands.sh
+. bench/peers/commands.sh
+
+# Sets `command` to the command line of server $1 on $port, and `program` to a file that must be there for it. It echoes
+# where the scenario's route is /echo, and sends pings where it can and the scenario says how often.
 server_command() {
     local echo=""
+    program=$binaries/corecast
     if [ "$route" = /echo ]; then echo=" --echo"; fi
-    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive 30s --drain-window 0ms$echo"
+    local corecast="$binaries/corecast --listen 127.0.0.1:$port --control off --client-publish --keepalive ${keepalive:-30}s --drain-window 0ms$echo"
     case $1 in
-    floor) command="taskset -c $server_cpu $binaries/floor$echo $port" ;;
+    floor) program=$binaries/floor command="taskset -c $server_cpu $binaries/floor$echo $port" ;;
     corecast | corecast-plain) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;
     corecast-executor) command="taskset -c $server_cpu $corecast --cpus $server_cpu --wait executor" ;;
     corecast-2-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 2 --oversubscribe" ;;
     corecast-2-shards-2-cpus) command="taskset -c $server_cpu,$loadgen_cpu $corecast --cores 2" ;;
-    *) fail "unknown server $1" ;;
+    *) peer_command "$1" "taskset -c $server_cpu" "$echo" || fail "unknown server $1" ;;
     esac
 }
 
+# Starts server $1, whose output goes to $2.
 start_server() {
-    port=$((port + 1))
-    server_command "$1"
-    local log
-    log=$logs/$1.log
-    $command >"$log" 2>&1 &
+    local log=$2
+    TMPDIR=$logs $command >"$log" 2>&1 &
     server_pid=$!
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then return 0; fi
         kill -0 "$server_pid" 2>/dev/null || break
         sleep 0.1
     done
     echo "bench.sh: $1 did not start; its output:" >&2
     cat "$log" >&2
-    server_pid=""
+    stop_server
     return 1
+}
+
+# Prints the id of the only child of process $1, as soon as there is one.
+worker_of() {
+    for _ in $(seq 50); do
+        pgrep -P "$1" && return 0
+        sleep 0.1
+    done
+    echo "$1"
+}
+
+# A run that failed: one of a peer is a result, one of the others ends with exit code 1.
+note_failure() {
+    case $1 in floor | corecast*) failed=1 ;; esac
+}
+
+# Writes a result to $1 that says nothing but that a run of server $2 in pass $3 failed, and that the reason was $4.
+write_failure() {
+    local words=${arguments//\"/} reason
+    reason=$(echo "$4" | tr -d '"\\[:cntrl:]')
+    printf '{"schema_version": 1, "tool": "loadgen", "mode": "%s", "passed": false, "failures": ["%s"],
+ "command": ["loadgen", "%s"],
+ "labels": {"scenario": "%s", "server": "%s", "pass": "%s", "server_command": "%s"%s}}\n' \
+        "${words%% *}" "$reason" "${words// /\", \"}" "$about" "$2" "$3" "${command//$port/PORT}" \
+        "$([ "$suite" != peers ] || echo ', "reference": "corecast"')" >"$1"
 }
 
 # Runs load $2 of scenario $1 against server $3, pass $4; for a server named -plain without --compression.
 run_once() {
-    local scenario=$1 arguments=$2 server=$3 pass=$4
+    local scenario=$1 arguments=$2 server=$3 pass=$4 command program pid log_line label=() code=0
     case $server in *-plain) arguments=${arguments// --compression/} ;; esac
-    local json=$results/$scenario.$server.$pass.json text
+    local json=$results/$scenario.$server.$pass.json text log=$logs/$server.log errors=$logs/loadgen.log
     rm -f "$json"
-    if ! start_server "$server"; then
-        failed=1
+    port=$((port + 1))
+    server_command "$server"
+    if ! [ -e "$program" ]; then
+        [[ $missing == *" $server "* ]] || echo "bench.sh: $server is missing: there is no $program; skipped" >&2
+        missing="$missing $server "
         return 0
+    fi
+    if ! start_server "$server" "$log"; then
+        note_failure "$server"
+        log_line=$(tail -1 "$log")
+        write_failure "$json" "$server" "$pass" "did not start${log_line:+: $log_line}"
+        return 0
+    fi
+    pid=$server_pid
+    if [ "$server" = nginx ]; then pid=$(worker_of "$server_pid"); fi
+    # A comparison tells each command once, so it must not differ from run to run.
+    if [ "$suite" = peers ]; then
+        label=(--label "server_command=${command//$port/PORT}" --label reference=corecast)
+    else
+        label=(--label "server_command=$command")
     fi
     # The arguments are words by intention.
     # shellcheck disable=SC2086
-    text=$(taskset -c "$loadgen_cpu" "$binaries/loadgen" $arguments --url "ws://127.0.0.1:$port$route" \
-        --pid "$server_pid" --json "$json" --progress off --label "scenario=$about" --label "server=$server" \
-        --label "pass=$pass" --label "server_command=$command") || failed=1
+    text=$(timeout --foreground "$run_limit_seconds" taskset -c "$loadgen_cpu" "$binaries/loadgen" $arguments \
+        --url "ws://127.0.0.1:$port$route" --pid "$pid" --json "$json" --progress off --label "scenario=$about" \
+        --label "server=$server" --label "pass=$pass" "${label[@]}" 2>"$errors") || code=$?
+    cat "$errors" >&2
+    if [ "$code" != 0 ]; then note_failure "$server"; fi
+    if ! [ -f "$json" ]; then
+        if [ "$code" = 124 ]; then echo "took longer than $run_limit_seconds s" >"$errors"; fi
+        write_failure "$json" "$server" "$pass" "$(tail -1 "$errors")"
+    fi
     stop_server
     echo "pass $pass/$pairs  $scenario  $server: $(echo "$text" | sed -n \
         's/^  server cpu us per \([a-z ]*[a-z]\) *\(.*\)/\2 µs per \1/p
@@ -143,16 +210,23 @@ run_once() {
         "$(echo "$text" | tail -1)" >&2
 }
 
+# Prints the servers $2… in the order of pass $1: each pass begins with the next one.
+turn_of() {
+    local begin=$((($1 - 1) % ($# - 1)))
+    shift
+    echo "${@:begin + 1}" "${@:1:begin}"
+}
+
 run_scenario() {
-    local scenario=$1 pass server arguments about="" servers="" load="" quick="" route=/pubsub/bench turn
+    local scenario=$1 pass server arguments about="" servers="" load="" quick="" route=/pubsub/bench keepalive=""
     # shellcheck source=/dev/null
-    . "bench/scenarios/$scenario.sh"
+    . "$scenarios/$scenario.sh"
     if [ "$quick_run" = yes ]; then arguments=$quick; else arguments=$load; fi
     rm -f "$results/$scenario".*.json
     for pass in $(seq "$pairs"); do
-        turn=$servers
-        if [ $((pass % 2)) = 0 ]; then turn=$(echo "$servers" | tr ' ' '\n' | tac | tr '\n' ' '); fi
-        for server in $turn; do
+        # The servers are words by intention.
+        # shellcheck disable=SC2086
+        for server in $(turn_of "$pass" $servers); do
             run_once "$scenario" "$arguments" "$server" "$pass"
         done
     done
@@ -163,7 +237,7 @@ result_files() {
     local scenario server about="" servers="" load="" quick=""
     for scenario in $order; do
         # shellcheck source=/dev/null
-        . "bench/scenarios/$scenario.sh"
+        . "$scenarios/$scenario.sh"
         for server in $servers; do
             ls -v "$results/$scenario.$server".*.json 2>/dev/null || true
         done
@@ -183,6 +257,8 @@ for binary in $needed; do
     [ -x "$binaries/$binary" ] || fail "$binaries/$binary is missing; run without --no-build"
 done
 mkdir -p "$results"
+# 19,000 connections need more than the 1,024 that are usual.
+ulimit -Sn hard
 for scenario in $order_of_runs; do
     run_scenario "$scenario"
 done
@@ -195,13 +271,14 @@ rm -f "$plots"/*.svg
 # tables.md is two directories further down than what --update writes to.
 sed "s|]($plots/|](plots/|" "$logs/tables.md" >"$results/tables.md"
 if [ -n "$update" ]; then
-    if [ "$(grep -c -e '<!-- bench:begin -->' -e '<!-- bench:end -->' "$update")" != 2 ]; then
-        fail "--update $update: expected <!-- bench:begin --> and <!-- bench:end --> once each"
+    if [ "$(grep -c -e "<!-- $suite:begin -->" -e "<!-- $suite:end -->" "$update")" != 2 ]; then
+        fail "--update $update: expected <!-- $suite:begin --> and <!-- $suite:end --> once each"
     fi
-    awk -v tables="$logs/tables.md" '
-        /<!-- bench:begin -->/ { print; print ""; while ((getline line < tables) > 0) print line; print ""; skip = 1 }
-        /<!-- bench:end -->/ { skip = 0 }
+    awk -v tables="$logs/tables.md" -v begin="<!-- $suite:begin -->" -v end="<!-- $suite:end -->" '
+        index($0, begin) { print; print ""; while ((getline line < tables) > 0) print line; print ""; skip = 1 }
+        index($0, end) { skip = 0 }
         !skip { print }
     ' "$update" >"$update.new" && mv "$update.new" "$update"
 fi
+if [ -n "$missing" ] && [ "$skip_missing" = no ]; then failed=1; fi
 exit "$failed"

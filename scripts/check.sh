@@ -18,7 +18,7 @@ lint_scripts() {
         echo "SKIPPED: shellcheck is not installed"
         return
     fi
-    shellcheck scripts/*.sh scripts/packaging/*.sh .ci/run
+    shellcheck -x scripts/*.sh scripts/packaging/*.sh bench/peers/*.sh bench/peers/nginx/*.sh .ci/run
 }
 
 server=
@@ -68,6 +68,7 @@ smoke() {
 }
 
 step "format" cargo fmt --all --check
+step "format of the peers" cargo fmt --manifest-path bench/peers/Cargo.toml --check
 step "lints" cargo clippy --workspace --all-targets -- -D warnings
 step "shell scripts" lint_scripts
 step "tests" cargo test --workspace

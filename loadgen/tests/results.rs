@@ -4,9 +4,38 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const REMEDY: &str = "scripts/bench.sh --no-run --update RESULTS.md makes it again";
-/// Plots as RESULTS.md refers to them.
-const PLOTS: &str = "bench/results/plots";
+/// Results that `scripts/bench.sh` makes with one command.
+struct Suite {
+    /// Of the variable in `scripts/bench.sh` that names the scenarios in their order.
+    order: &'static str,
+    scenarios: &'static str,
+    results: &'static str,
+    /// Plots as RESULTS.md refers to them.
+    plots: &'static str,
+    /// The block in RESULTS.md.
+    begin: &'static str,
+    end: &'static str,
+    remedy: &'static str,
+}
+
+const OWN: Suite = Suite {
+    order: "order",
+    scenarios: "bench/scenarios",
+    results: "bench/results",
+    plots: "bench/results/plots",
+    begin: "<!-- bench:begin -->",
+    end: "<!-- bench:end -->",
+    remedy: "scripts/bench.sh --no-run --update RESULTS.md makes it again",
+};
+const PEERS: Suite = Suite {
+    order: "peers_order",
+    scenarios: "bench/scenarios/peers",
+    results: "bench/results/peers",
+    plots: "bench/results/peers/plots",
+    begin: "<!-- peers:begin -->",
+    end: "<!-- peers:end -->",
+    remedy: "scripts/bench.sh --peers --no-run --update RESULTS.md makes it again",
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -26,16 +55,16 @@ fn assigned(path: &Path, name: &str) -> Vec<String> {
 }
 
 /// The raw results in the order of scripts/bench.sh: scenarios, servers, passes.
-fn result_files() -> Vec<PathBuf> {
-    let results = root().join("bench/results");
+fn result_files(suite: &Suite) -> Vec<PathBuf> {
+    let results = root().join(suite.results);
     let mut files = Vec::new();
-    for scenario in assigned(&root().join("scripts/bench.sh"), "order") {
-        for server in assigned(&root().join(format!("bench/scenarios/{scenario}.sh")), "servers") {
+    for scenario in assigned(&root().join("scripts/bench.sh"), suite.order) {
+        for server in assigned(&root().join(suite.scenarios).join(format!("{scenario}.sh")), "servers") {
             let pass = |pass: usize| results.join(format!("{scenario}.{server}.{pass}.json"));
             files.extend((1..).map(pass).take_while(|file| file.exists()));
         }
     }
-    let all = fs::read_dir(&results).unwrap().map(|entry| entry.unwrap().path());
+    let all = fs::read_dir(&results).into_iter().flatten().map(|entry| entry.unwrap().path());
     let all = all.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     assert_eq!(all.count(), files.len(), "a result belongs to no scenario, or a pass is missing");
     files
@@ -49,13 +78,38 @@ fn plots_in(directory: &Path) -> Vec<String> {
     names
 }
 
+/// The block of `suite` in RESULTS.md, without the empty lines around it.
+fn block<'a>(suite: &Suite, results: &'a str) -> &'a str {
+    results
+        .split_once(suite.begin)
+        .and_then(|(_, rest)| rest.split_once(suite.end))
+        .map(|(block, _)| block.trim())
+        .unwrap_or_else(|| panic!("RESULTS.md has no {}", suite.begin))
+}
+
 #[test]
 fn tables_and_plots_agree_with_the_raw_results() {
-    let work = std::env::temp_dir().join(format!("loadgen-results-{}", std::process::id()));
+    assert_agrees(&OWN);
+}
+
+#[test]
+fn tables_and_plots_of_the_peers_agree_with_the_raw_results() {
+    if result_files(&PEERS).is_empty() {
+        assert_eq!(block(&PEERS, &read(&root().join("RESULTS.md"))), "", "tables without results");
+    } else {
+        assert_agrees(&PEERS);
+    }
+}
+
+#[track_caller]
+fn assert_agrees(suite: &Suite) {
+    let Suite { plots, remedy, .. } = suite;
+    let name = format!("loadgen-results-{}-{}", suite.order, std::process::id());
+    let work = std::env::temp_dir().join(name);
     fs::create_dir_all(&work).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["report", "--plots", PLOTS])
-        .args(result_files())
+        .args(["report", "--plots", plots])
+        .args(result_files(suite))
         .current_dir(&work)
         .output()
         .unwrap();
@@ -63,23 +117,19 @@ fn tables_and_plots_agree_with_the_raw_results() {
     let made = String::from_utf8(output.stdout).unwrap();
 
     let results = read(&root().join("RESULTS.md"));
-    let block = results
-        .split_once("<!-- bench:begin -->")
-        .and_then(|(_, rest)| rest.split_once("<!-- bench:end -->"))
-        .map(|(block, _)| block.trim())
-        .expect("RESULTS.md has one generated block");
+    let block = block(suite, &results);
     for (line, (shown, made)) in block.lines().zip(made.trim().lines()).enumerate() {
-        assert_eq!(shown, made, "line {line} of the block in RESULTS.md; {REMEDY}");
+        assert_eq!(shown, made, "line {line} of the block in RESULTS.md; {remedy}");
     }
-    assert_eq!(block.lines().count(), made.trim().lines().count(), "length of the block; {REMEDY}");
-    let tables = read(&root().join("bench/results/tables.md"));
-    assert_eq!(tables.trim(), block.replace("](bench/results/plots/", "](plots/"), "tables.md; {REMEDY}");
+    assert_eq!(block.lines().count(), made.trim().lines().count(), "length of the block; {remedy}");
+    let tables = read(&root().join(suite.results).join("tables.md"));
+    assert_eq!(tables.trim(), block.replace(&format!("]({plots}/"), "](plots/"), "tables.md; {remedy}");
 
-    let (shown, made) = (root().join(PLOTS), work.join(PLOTS));
-    assert_eq!(plots_in(&shown), plots_in(&made), "files in {PLOTS}; {REMEDY}");
+    let (shown, made) = (root().join(plots), work.join(plots));
+    assert_eq!(plots_in(&shown), plots_in(&made), "files in {plots}; {remedy}");
     for name in plots_in(&made) {
-        assert!(read(&shown.join(&name)) == read(&made.join(&name)), "{PLOTS}/{name} differs; {REMEDY}");
-        assert!(block.contains(&format!("]({PLOTS}/{name})")), "RESULTS.md does not show {name}");
+        assert!(read(&shown.join(&name)) == read(&made.join(&name)), "{plots}/{name} differs; {remedy}");
+        assert!(block.contains(&format!("]({plots}/{name})")), "RESULTS.md does not show {name}");
     }
     fs::remove_dir_all(&work).unwrap();
 }
