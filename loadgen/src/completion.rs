@@ -24,16 +24,28 @@ impl Countdown {
             return false;
         };
         let index = index as usize;
-        if index >= self.missing.len() {
-            self.missing.resize(index + 1, receivers);
-        }
-        let missing = &mut self.missing[index];
+        let Some(missing) = self.missing.get_mut(index) else {
+            return self.first_delivered(index, receivers);
+        };
         *missing = missing.saturating_sub(1);
-        let complete = *missing == 0;
-        if complete && index == 0 {
+        *missing == 0 && self.complete(index)
+    }
+
+    /// The first of `receivers` got message `index`.
+    #[cold]
+    fn first_delivered(&mut self, index: usize, receivers: u32) -> bool {
+        self.missing.resize(index + 1, receivers);
+        self.missing[index] = receivers.saturating_sub(1);
+        self.missing[index] == 0 && self.complete(index)
+    }
+
+    /// Nobody misses message `index` any more.
+    #[cold]
+    fn complete(&mut self, index: usize) -> bool {
+        if index == 0 {
             self.trim();
         }
-        complete
+        true
     }
 
     /// A receiver that had got everything before `next` is gone; calls `complete` for what was waiting only for it.

@@ -61,18 +61,16 @@ impl Codec {
     /// Checks a received payload.
     #[inline]
     pub(crate) fn check(&self, payload: &[u8]) -> Check {
-        let number = |range: std::ops::Range<usize>| {
-            payload.get(range).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)
+        let Some((header, filler)) = payload.split_first_chunk::<MIN_BYTES>() else {
+            return Check::Foreign;
         };
-        match (number(0..8), number(8..16), number(16..24)) {
-            (Some(run), Some(sequence), Some(intended_ns)) if run == self.run => {
-                if payload[MIN_BYTES..] == self.template[MIN_BYTES..] {
-                    Check::Good(Stamp { sequence, intended_ns })
-                } else {
-                    Check::Corrupted
-                }
-            }
-            _ => Check::Foreign,
+        let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| header[at + byte]));
+        if number(0) != self.run {
+            Check::Foreign
+        } else if *filler == self.template[MIN_BYTES..] {
+            Check::Good(Stamp { sequence: number(8), intended_ns: number(16) })
+        } else {
+            Check::Corrupted
         }
     }
 }

@@ -60,14 +60,19 @@ impl Epoll {
 
     /// Waits for events, at most `limit`.
     pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<()> {
-        let limit =
+        let exact =
             libc::timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
         self.count = 0;
         // SAFETY: the kernel writes at most EVENTS events to the array; a null signal mask is allowed.
         let result = check(unsafe {
             let events = self.events.as_mut_ptr();
-            libc::epoll_pwait2(self.set.as_raw_fd(), events, EVENTS as i32, &limit, std::ptr::null())
+            libc::epoll_pwait2(self.set.as_raw_fd(), events, EVENTS as i32, &exact, std::ptr::null())
         });
+        let result = match result {
+            // Valgrind does not know the call, and under it nobody looks at times.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.wait_roughly(limit),
+            result => result,
+        };
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             result => {
@@ -75,6 +80,16 @@ impl Epoll {
                 Ok(())
             }
         }
+    }
+
+    /// Waits for events, at most `limit` rounded up to a millisecond.
+    #[cold]
+    fn wait_roughly(&mut self, limit: Duration) -> io::Result<i32> {
+        let limit = limit.as_micros().div_ceil(1000) as i32;
+        // SAFETY: the kernel writes at most EVENTS events to the array.
+        check(unsafe {
+            libc::epoll_wait(self.set.as_raw_fd(), self.events.as_mut_ptr(), EVENTS as i32, limit)
+        })
     }
 
     /// Number of events of the last wait.

@@ -263,6 +263,8 @@ impl<'a, M: Mode> Worker<'a, M> {
                 }
             }
         }
+        // Only a frame that is no whole message changes it.
+        let mut in_fragments = self.in_fragments(slot);
         while matches!(self.links.connection(slot).state, State::Open | State::Closing) {
             let before = rest.len();
             let taken = frame::take(&mut rest, MESSAGE_MAX_BYTES, self.inflater.is_some());
@@ -270,8 +272,7 @@ impl<'a, M: Mode> Worker<'a, M> {
                 break;
             };
             let wire_bytes = before - rest.len();
-            if frame.fin && matches!(frame.opcode, opcode::BINARY | opcode::TEXT) && !self.in_fragments(slot)
-            {
+            if frame.fin && matches!(frame.opcode, opcode::BINARY | opcode::TEXT) && !in_fragments {
                 let (compressed, payload) = match &mut self.inflater {
                     Some(inflater) if frame.compressed => {
                         let inflated = inflater.inflate(frame.payload, MESSAGE_MAX_BYTES);
@@ -283,12 +284,12 @@ impl<'a, M: Mode> Worker<'a, M> {
                 self.mode.on_message(&mut self.links, slot, message, now);
             } else {
                 self.on_other_frame(slot, frame, wire_bytes, now)?;
+                in_fragments = self.in_fragments(slot);
             }
         }
         Ok(bytes.len() - rest.len())
     }
 
-    #[inline]
     fn in_fragments(&mut self, slot: Slot) -> bool {
         self.links.connection(slot).extra.as_ref().is_some_and(|extra| extra.fragments.is_some())
     }
