@@ -131,6 +131,10 @@ pub(crate) struct ConnectArguments {
     /// Handshakes a second on a fixed schedule; as fast as --handshakes allows without it
     #[arg(long, value_name = "R")]
     pub(crate) rate: Option<f64>,
+    /// With --duration: end connections by a reset instead of a closing handshake, so that opening handshakes are all
+    /// that is measured
+    #[arg(long, requires = "duration")]
+    pub(crate) reset: bool,
 }
 
 /// Flags of `idle`.

@@ -248,6 +248,13 @@ impl Links {
         self.open += 1;
     }
 
+    /// Lets messages go out on `slot` although the server has not acknowledged those before.
+    pub(crate) fn send_at_once(&mut self, slot: Slot) {
+        if self.socket(slot).is_some_and(|socket| sys::send_at_once(socket).is_err()) {
+            self.fault("no_delay_not_possible");
+        }
+    }
+
     /// Appends a message to what the next [`flush`](Self::flush) sends.
     pub(crate) fn append(&mut self, opcode: u8, payload: &[u8]) {
         self.mask_state ^= self.mask_state << 13;

@@ -68,6 +68,7 @@ const ECHO: &[Column] = &[
 const CONNECT: &[Column] = &[
     column("server CPU µs per handshake", "/figures/server_cpu_us_per_handshake", Format::Number),
     column("loadgen CPU µs per handshake", "/figures/client_cpu_us_per_handshake", Format::Number),
+    column("handshakes per second of server CPU", "/figures/handshakes_per_server_cpu_second", Format::Count),
     column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
     column("p50", "/latency/handshake/p50", Format::Time),
     column("p99", "/latency/handshake/p99", Format::Time),

@@ -137,9 +137,10 @@ impl Waker {
 }
 
 /// Begins a connection to `target`, from `source` if there is one, without waiting.
+///
+/// No option is set that a handshake can do without: every call is part of what `connect` costs.
 pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
         let on: i32 = 1;
         // SAFETY: the descriptor is open, `on` is an i32 and its size is given.
@@ -158,6 +159,11 @@ pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket.into()),
     }
+}
+
+/// Lets `socket` send small messages although earlier ones are not acknowledged.
+pub(crate) fn send_at_once(socket: &OwnedFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_nodelay(true)
 }
 
 /// Makes the end of `socket` a reset instead of an orderly one: nothing lingers, and no port stays in TIME_WAIT.

@@ -1,7 +1,7 @@
 //! `connect`: opening handshakes, as fast as allowed or on a schedule.
 //!
-//! Without `--duration` each of N connections is opened once. With it, the oldest connection is closed with a closing
-//! handshake when N are open, and another one opened, so that the rate can be sustained.
+//! Without `--duration` each of N connections is opened once. With it, the oldest connection is closed when N are open,
+//! with a closing handshake or by a reset, and another one opened, so that the rate can be sustained.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,8 @@ struct Connect {
     /// Connections to hold open, or to open once.
     connections: usize,
     rate: Option<f64>,
+    /// How connections end.
+    reset: bool,
     schedule: Option<Schedule>,
     duration_ns: Option<u64>,
     /// Handshakes to begin; unknown while only the duration bounds it.
@@ -48,6 +50,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
         let mode = Connect {
             connections: share,
             rate: arguments.rate.map(|rate| rate * share as f64 / settings.connections as f64),
+            reset: arguments.reset,
             schedule: None,
             duration_ns: settings.duration.map(|duration| duration.as_nanos() as u64),
             total: share as u64,
@@ -66,14 +69,15 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
         threads: (0..threads).map(thread).collect(),
         targets: settings.targets(),
         ports_per_address: match settings.duration {
-            Some(_) => settings.connections.div_ceil(CHURN_ADDRESSES),
-            None => PORTS_PER_ADDRESS,
+            Some(_) if !arguments.reset => settings.connections.div_ceil(CHURN_ADDRESSES),
+            _ => PORTS_PER_ADDRESS,
         },
         expects_progress: true,
     };
     let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
     let mut measurement = summarise(settings, outcome);
     measurement.setting("rate_per_second", arguments.rate);
+    measurement.setting("reset", arguments.reset);
     Ok(measurement)
 }
 
@@ -88,7 +92,11 @@ impl Connect {
                 let Some(oldest) = self.oldest.pop_front() else {
                     break;
                 };
-                links.close(oldest, 1000);
+                if self.reset {
+                    links.reset(oldest);
+                } else {
+                    links.close(oldest, 1000);
+                }
             }
             self.begun += 1;
             links.begin(0, due_ns);
@@ -165,6 +173,9 @@ fn summarise(settings: Settings, outcome: Outcome<Connect>) -> Measurement {
     let mut measurement = Measurement::new("connect", "handshake", settings, counts, outcome);
     measurement.connected = delivered as usize;
     measurement.per_unit(delivered, "handshakes");
+    if let Some(seconds) = measurement.server.as_ref().map(|server| server.cpu.seconds) {
+        measurement.figure("handshakes_per_server_cpu_second", delivered as f64 / seconds);
+    }
     measurement.latency("handshake", &latency);
     measurement.timeline = Some(timeline);
     measurement

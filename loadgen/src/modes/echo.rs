@@ -128,6 +128,10 @@ impl Echo {
 }
 
 impl Mode for Echo {
+    fn on_open(&mut self, links: &mut Links, slot: Slot, _latency_ns: u64) {
+        links.send_at_once(slot);
+    }
+
     #[inline]
     fn on_message(&mut self, links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64) {
         match self.codec.check(message.payload) {

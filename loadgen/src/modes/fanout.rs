@@ -226,6 +226,12 @@ impl Fanout {
 }
 
 impl Mode for Fanout {
+    fn on_open(&mut self, links: &mut Links, slot: Slot, _latency_ns: u64) {
+        if self.publisher.as_ref().is_some_and(|publisher| publisher.slot == slot) {
+            links.send_at_once(slot);
+        }
+    }
+
     #[inline]
     fn on_message(&mut self, _links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64) {
         self.arrivals += 1;

@@ -341,7 +341,10 @@ impl Verify {
 }
 
 impl Mode for Verify {
-    fn on_open(&mut self, _links: &mut Links, _slot: Slot, latency_ns: u64) {
+    fn on_open(&mut self, links: &mut Links, slot: Slot, latency_ns: u64) {
+        if self.owner(slot).is_some_and(|receiver| receiver >= self.subscribers) {
+            links.send_at_once(slot);
+        }
         if self.stage == Stage::Measure {
             self.reconnects += 1;
             self.reconnect.record(latency_ns);

@@ -315,6 +315,19 @@ fn connect_closes_and_opens_at_a_rate() {
 }
 
 #[test]
+fn connect_ends_connections_by_reset() {
+    let pid = std::process::id();
+    let arguments = format!("--connections 5 --rate 100 --duration 300ms --reset --pid {pid}");
+    let run = run(Behaviour::Good, "connect", &arguments);
+    run.assert_passed();
+    assert_eq!([run.count("sent"), run.count("delivered")], [30, 30]);
+    assert_eq!(run.document["settings"]["reset"], true);
+    let (each, in_a_second) =
+        (run.figure("server_cpu_us_per_handshake"), run.figure("handshakes_per_server_cpu_second"));
+    assert!((each * in_a_second - 1e6).abs() < 1.0, "{}", run.text);
+}
+
+#[test]
 fn connect_tells_refusals() {
     let run = run(Behaviour::Refuse, "connect", "--connections 5");
     run.assert_failed("5 × handshake_status_403");
