@@ -142,7 +142,7 @@ pub(crate) struct ConnectArguments {
 pub(crate) struct IdleArguments {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Time between the last handshake and the measurement
+    /// Time between the last handshake and the measurement, and before the first look at the kernel's memory
     #[arg(long, value_name = "DUR", default_value = "2s", value_parser = units::duration)]
     pub(crate) settle: Duration,
 }

@@ -4,7 +4,8 @@
 //! 1. A stage begins for all threads when every thread has done its part of the one before, or the run is stopped.
 //! 2. CPU is taken after the warm-up ended and before the measurement is announced, and again when the last thread
 //!    has done its part: connecting, warming up and lingering are not in the figures.
-//! 3. A run without progress for `timeout` is stopped: lost messages end it with an error instead of hanging it.
+//! 3. The first look at the server and the kernel comes before any thread has begun to connect.
+//! 4. A run without progress for `timeout` is stopped: lost messages end it with an error instead of hanging it.
 
 use std::io;
 use std::sync::Mutex;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use crate::kernel_memory::KernelObservation;
 use crate::links::{Faults, Links, Target};
 use crate::process::{Machine, Observation, ServerProcess};
 use crate::progress::Progress;
@@ -115,6 +117,9 @@ pub(crate) struct Plan<M> {
     pub(crate) ports_per_address: usize,
     /// Whether silence of `timeout` means that something is wrong.
     pub(crate) expects_progress: bool,
+    /// Whether to look at the kernel's memory, too, before connecting and before measuring; and how long to wait before
+    /// the first look, for the kernel frees later what a process held that has ended.
+    pub(crate) kernel_memory: Option<Duration>,
 }
 
 /// What a run gave.
@@ -132,6 +137,8 @@ pub(crate) struct Outcome<M> {
     pub(crate) machine_cpu: (f64, f64),
     /// Before connecting, before measuring, after measuring.
     pub(crate) server: Option<[Observation; 3]>,
+    /// Before connecting, before measuring; if the plan asks for it.
+    pub(crate) kernel: Option<[io::Result<KernelObservation>; 2]>,
     /// The server process was there at the beginning and not at the end.
     pub(crate) server_gone: bool,
 }
@@ -155,6 +162,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
         let links = Links::new(plan.targets.clone(), settings.compression, sources, index)?;
         workers.push(Worker::new(index, &shared, links, mode, openings, handshakes_max));
     }
+    let before = Before::look(settings.pid.map(ServerProcess), plan.kernel_memory)?;
     std::thread::scope(|scope| {
         let handles: Vec<_> = workers
             .into_iter()
@@ -171,7 +179,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             })
             .collect();
         let conductor = Conductor { settings, shared: &shared, receiver, threads, planned };
-        let taken = conductor.lead(plan.expects_progress);
+        let taken = conductor.lead(before, plan.expects_progress);
         shared.begin(Stage::Stop);
         let mut outcome = Outcome {
             modes: Vec::new(),
@@ -184,6 +192,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             client_cpu: (0.0, 0.0),
             machine_cpu: (0.0, 0.0),
             server: None,
+            kernel: None,
             server_gone: false,
         };
         for handle in handles {
@@ -201,9 +210,27 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
         outcome.client_cpu = taken.client_cpu;
         outcome.machine_cpu = taken.machine_cpu;
         outcome.server = taken.server;
+        outcome.kernel = taken.kernel;
         outcome.server_gone = taken.server_gone;
         Ok(outcome)
     })
+}
+
+/// What was there before the first connection.
+struct Before {
+    server: Option<Observation>,
+    kernel: Option<io::Result<KernelObservation>>,
+}
+
+impl Before {
+    /// Looks at the server, and at the kernel after `settle` if that is asked for.
+    fn look(server: Option<ServerProcess>, settle: Option<Duration>) -> io::Result<Self> {
+        let kernel = settle.map(|settle| {
+            std::thread::sleep(settle);
+            KernelObservation::take(server)
+        });
+        Ok(Self { server: server.map(ServerProcess::observe).transpose()?, kernel })
+    }
 }
 
 /// What the conductor itself measures.
@@ -215,6 +242,7 @@ struct Taken {
     client_cpu: (f64, f64),
     machine_cpu: (f64, f64),
     server: Option<[Observation; 3]>,
+    kernel: Option<[io::Result<KernelObservation>; 2]>,
     server_gone: bool,
 }
 
@@ -227,11 +255,10 @@ struct Conductor<'a> {
 }
 
 impl Conductor<'_> {
-    fn lead(&self, expects_progress: bool) -> io::Result<Taken> {
+    fn lead(&self, before: Before, expects_progress: bool) -> io::Result<Taken> {
         let mut taken = Taken::default();
         let server = self.settings.pid.map(ServerProcess);
         let progress = Progress::new(self.settings.progress, self.planned as u64, self.settings.duration);
-        let before = server.map(ServerProcess::observe).transpose()?;
         let connected = self.finish_stage(Stage::Connect, true, &progress);
         taken.connected = self.shared.open_count() as usize;
         if !connected || taken.connected < self.planned {
@@ -244,6 +271,7 @@ impl Conductor<'_> {
             return Ok(taken);
         }
         let ready = server.map(ServerProcess::observe).transpose()?;
+        taken.kernel = before.kernel.map(|before| [before, KernelObservation::take(server)]);
         let client_before = sys::own_cpu_seconds();
         let machine_before = Machine::observe();
         let start = Instant::now();
@@ -259,7 +287,7 @@ impl Conductor<'_> {
         progress.finish();
         self.shared.begin(Stage::Linger);
         std::thread::sleep(LINGER);
-        match (before, ready, after) {
+        match (before.server, ready, after) {
             (Some(before), Some(ready), Some(Ok(after))) => taken.server = Some([before, ready, after]),
             (.., Some(Err(_))) => taken.server_gone = true,
             _ => {}

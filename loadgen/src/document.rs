@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::conductor::{Outcome, Stage};
 use crate::host::{self, Host};
+use crate::kernel_memory::KernelMemory;
 use crate::latency::{Latency, Summary};
 use crate::links::Faults;
 use crate::process::{CpuUse, Observation};
@@ -124,6 +125,9 @@ pub(crate) struct Measurement {
     /// The first ones of `verify`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) faults: Vec<Fault>,
+    /// Of `idle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel_memory: Option<KernelMemory>,
     pub(crate) client: ClientUse,
     pub(crate) server: Option<ServerUse>,
     #[serde(skip)]
@@ -167,6 +171,7 @@ impl Measurement {
             rounds: Vec::new(),
             timeline: None,
             faults: Vec::new(),
+            kernel_memory: None,
             client: ClientUse { cpu_seconds: user_seconds + system_seconds, user_seconds, system_seconds },
             server: settings.pid.zip(outcome.server.as_ref()).map(|(pid, server)| server_use(pid, server)),
             json: settings.json.clone(),

@@ -16,6 +16,7 @@ mod document;
 mod frame;
 mod handshake;
 mod host;
+mod kernel_memory;
 mod latency;
 mod links;
 mod meta;

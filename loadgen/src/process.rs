@@ -87,6 +87,21 @@ impl ServerProcess {
         })
     }
 
+    /// Descriptors in its epoll sets, as far as `/proc` tells.
+    pub(crate) fn epoll_watches(self) -> usize {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", self.0)) else {
+            return 0;
+        };
+        let watches = |descriptor: fs::DirEntry| {
+            let target = fs::read_link(descriptor.path()).ok()?;
+            (target.as_os_str() == "anon_inode:[eventpoll]").then_some(())?;
+            let number = descriptor.file_name().into_string().ok()?;
+            let text = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.0)).ok()?;
+            Some(text.lines().filter(|line| line.starts_with("tfd:")).count())
+        };
+        descriptors.flatten().filter_map(watches).sum()
+    }
+
     /// CPU nanoseconds by thread; empty where the kernel does not tell.
     fn thread_times(self) -> HashMap<u32, u64> {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.0)) else {
@@ -165,6 +180,19 @@ mod tests {
         let used = own.observe().unwrap().cpu_since(&before);
         assert!(before.rss_bytes > 100_000 && before.anonymous_bytes <= before.rss_bytes);
         assert!(used.source == "stat" || used.seconds > 0.01, "{used:?}");
+    }
+
+    #[test]
+    fn watches_of_epoll_sets_are_counted() {
+        let own = ServerProcess(std::process::id());
+        let before = own.epoll_watches();
+        let epoll = sys::Epoll::new().unwrap();
+        let wakers: Vec<sys::Waker> = (0..100).map(|_| sys::Waker::new().unwrap()).collect();
+        for waker in &wakers {
+            epoll.add(waker.descriptor(), sys::READABLE, 0).unwrap();
+        }
+        // Other tests of this process may open and close a few at the same time.
+        assert!(own.epoll_watches() >= before + 90, "{before}");
     }
 
     #[test]

@@ -81,6 +81,11 @@ const IDLE: &[Column] = &[
         "/figures/server_anonymous_bytes_per_connection",
         Format::Number,
     ),
+    column(
+        "server's kernel objects, bytes per connection",
+        "/figures/server_kernel_bytes_per_connection",
+        Format::Count,
+    ),
     column("RSS before the first connection, MiB", "/figures/server_rss_mib_before_connect", Format::Number),
     column("server CPU, % of a core", "/figures/server_cpu_percent", Format::Number),
     column("pings/s", "/figures/pings_per_second", Format::Number),

@@ -244,6 +244,12 @@ pub(crate) fn ticks_per_second() -> f64 {
     unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
 }
 
+/// Size of a page of memory.
+pub(crate) fn page_bytes() -> i64 {
+    // SAFETY: sysconf touches no memory of ours.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
+}
+
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

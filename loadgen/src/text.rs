@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::document::{Measurement, Round};
+use crate::kernel_memory::KernelMemory;
 use crate::latency::Summary;
 use crate::units::{Nanoseconds, Thousands};
 
@@ -77,6 +78,7 @@ fn write_block(text: &mut String, measurement: &Measurement) -> fmt::Result {
     for (name, summary) in &measurement.latency {
         write_latency(text, &name.replace('_', " "), summary)?;
     }
+    write_kernel_memory(text, measurement.kernel_memory.as_ref())?;
     write_cpu_and_memory(text, measurement)?;
     match measurement.failures.as_slice() {
         [] => writeln!(text, "PASS"),
@@ -100,6 +102,37 @@ fn write_rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         writeln!(text, "{} handshakes/s", Thousands(round.handshakes_per_second as u64))?;
     }
     Ok(())
+}
+
+fn write_kernel_memory(text: &mut String, memory: Option<&KernelMemory>) -> fmt::Result {
+    let growth = match memory {
+        None => return Ok(()),
+        Some(KernelMemory::Unavailable { unavailable }) => {
+            return writeln!(text, "  kernel memory left out: {unavailable}");
+        }
+        Some(KernelMemory::Growth(growth)) => growth,
+    };
+    let mebibytes = |bytes: i64| bytes as f64 / f64::from(1 << 20);
+    writeln!(
+        text,
+        "  kernel memory of both ends: objects {:+.2} MiB, of them the server's {:+.2} MiB   slab pages {:+.2} MiB \
+         (unreclaimable {:+.2})   TCP buffers {:+.2} MiB",
+        mebibytes(growth.objects_bytes),
+        mebibytes(growth.server_bytes),
+        mebibytes(growth.slab_bytes),
+        mebibytes(growth.slab_unreclaimable_bytes),
+        mebibytes(growth.tcp_buffer_bytes)
+    )?;
+    if !growth.sockets_as_expected {
+        writeln!(
+            text,
+            "  kernel memory per connection left out: {:+} TCP sockets, expected {:+}; others opened or closed some",
+            growth.sockets,
+            2 * growth.connections
+        )?;
+    }
+    let caches: Vec<String> = growth.caches.iter().map(ToString::to_string).collect();
+    writeln!(text, "  kernel objects by cache: {}", caches.join("   "))
 }
 
 fn write_latency(text: &mut String, name: &str, summary: &Summary) -> fmt::Result {

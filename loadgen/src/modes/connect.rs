@@ -73,6 +73,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
             _ => PORTS_PER_ADDRESS,
         },
         expects_progress: true,
+        kernel_memory: None,
     };
     let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
     let mut measurement = summarise(settings, outcome);

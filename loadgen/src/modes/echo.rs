@@ -82,6 +82,7 @@ pub(crate) fn run(arguments: EchoArguments) -> Result<Measurement, crate::Failur
         targets: settings.targets(),
         ports_per_address: PORTS_PER_ADDRESS,
         expects_progress: true,
+        kernel_memory: None,
     };
     let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
     let mut measurement = summarise(settings, outcome);

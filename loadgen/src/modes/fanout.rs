@@ -185,6 +185,7 @@ fn plan(settings: &Settings, mut publisher: Publisher) -> std::io::Result<Plan<F
         targets: settings.targets(),
         ports_per_address: PORTS_PER_ADDRESS,
         expects_progress: true,
+        kernel_memory: None,
     })
 }
 

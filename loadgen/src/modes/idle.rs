@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::arguments::IdleArguments;
 use crate::conductor::{self, Outcome, Plan, Stage};
 use crate::document::{Counts, Measurement};
+use crate::kernel_memory::KernelMemory;
 use crate::links::{Links, Slot};
 use crate::modes::PORTS_PER_ADDRESS;
 use crate::received::Message;
@@ -38,6 +39,7 @@ pub(crate) fn run(arguments: IdleArguments) -> Result<Measurement, crate::Failur
         targets: settings.targets(),
         ports_per_address: PORTS_PER_ADDRESS,
         expects_progress: false,
+        kernel_memory: Some(arguments.settle),
     };
     let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
     Ok(summarise(settings, outcome))
@@ -69,10 +71,11 @@ impl Mode for Idle {
     }
 }
 
-fn summarise(settings: Settings, outcome: Outcome<Idle>) -> Measurement {
+fn summarise(settings: Settings, mut outcome: Outcome<Idle>) -> Measurement {
     let foreign = outcome.modes.iter().map(|mode| mode.messages).sum();
     let connections = outcome.connected as f64;
     let pings = outcome.pings;
+    let kernel = outcome.kernel.take();
     let counts = Counts {
         sent: outcome.planned as u64,
         expected: outcome.planned as u64,
@@ -82,6 +85,18 @@ fn summarise(settings: Settings, outcome: Outcome<Idle>) -> Measurement {
     };
     let mut measurement = Measurement::new("idle", "connection", settings, counts, outcome);
     measurement.figure_rate("pings_per_second", pings);
+    if let Some(observations) = kernel {
+        let memory = KernelMemory::between(&observations, measurement.connected);
+        if let KernelMemory::Growth(growth) = &memory
+            && growth.sockets_as_expected
+        {
+            let all = (growth.objects_bytes + growth.tcp_buffer_bytes) as f64;
+            measurement.figure("kernel_bytes_per_connection_both_ends", all / connections);
+            measurement
+                .figure("server_kernel_bytes_per_connection", growth.server_bytes as f64 / connections);
+        }
+        measurement.kernel_memory = Some(memory);
+    }
     if let Some(server) = measurement.server.clone() {
         let growth = |memory: &crate::document::Memory| {
             (memory.before_measure as f64 - memory.before_connect as f64) / connections

@@ -123,6 +123,7 @@ pub(crate) fn run(arguments: VerifyArguments) -> Result<Measurement, crate::Fail
         targets: targets(&settings.url, &options).map_err(crate::Failure::Arguments)?,
         ports_per_address: settings.connections.div_ceil(CHURN_ADDRESSES),
         expects_progress: true,
+        kernel_memory: None,
     };
     let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
     Ok(summary::summarise(settings, &options, outcome, &common))

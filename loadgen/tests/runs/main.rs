@@ -341,6 +341,25 @@ fn idle_measures_the_process() {
     run.assert_passed();
     assert!(run.document["server"]["rss_bytes"]["before_measure"].as_u64().unwrap() > 0);
     assert!(run.document["figures"]["server_cpu_percent"].is_number(), "{:#}", run.document);
+    let kernel = &run.document["kernel_memory"];
+    match kernel["unavailable"].as_str() {
+        Some(reason) => {
+            assert!(run.text.contains(&format!("kernel memory left out: {reason}")), "{}", run.text)
+        }
+        None => {
+            assert_eq!(kernel["connections"], 20, "{kernel:#}");
+            assert!(run.text.contains("  kernel objects by cache: "), "{}", run.text);
+            // Other tests open and close connections at the same time.
+            let figure = run.document["figures"].get("server_kernel_bytes_per_connection");
+            assert_eq!(figure.is_some(), kernel["sockets_as_expected"].as_bool().unwrap(), "{}", run.text);
+        }
+    }
+}
+
+#[test]
+fn kernel_memory_is_of_idle_alone() {
+    let run = run(Behaviour::Echo, "echo", "--connections 4 --rounds 5");
+    assert!(run.document.get("kernel_memory").is_none() && !run.text.contains("kernel"), "{}", run.text);
 }
 
 #[test]
