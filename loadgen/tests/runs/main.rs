@@ -4,6 +4,7 @@
 mod broker;
 mod relay;
 mod storm;
+mod threads;
 mod verify;
 mod wire;
 
@@ -60,7 +61,9 @@ fn loadgen(arguments: &str) -> std::process::Output {
 
 /// Runs a mode against a relay of its own.
 fn run(behaviour: Behaviour, mode: &str, arguments: &str) -> Run {
-    run_against(relay::start(behaviour), "topic", &format!("{mode} --timeout 1s {arguments}"))
+    // Threads that are pinned to a busy CPU may be silent for longer.
+    let timeout = if arguments.contains("--cpus") { "10s" } else { "1s" };
+    run_against(relay::start(behaviour), "topic", &format!("{mode} --timeout {timeout} {arguments}"))
 }
 
 /// Runs a mode against a server; the document must fit the schema whatever happened.

@@ -15,6 +15,10 @@ pub(crate) enum Behaviour {
     Good,
     /// Nothing: every message back to its sender only.
     Echo,
+    /// Like `Echo`, but message number `.0` does not come back.
+    EchoLose(usize),
+    /// Like `Echo`, but message number `.0` comes back twice.
+    EchoRepeat(usize),
     /// Good, but in fragments with a ping between them, written byte by byte.
     Dribble,
     /// Message number `.0` is not delivered.
@@ -119,6 +123,16 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
         match opcode {
             2 if matches!(behaviour, Behaviour::Echo | Behaviour::DeflateEcho) => {
                 stream.write_all(&message(behaviour, &payload)).ok()?;
+            }
+            2 if matches!(behaviour, Behaviour::EchoLose(_) | Behaviour::EchoRepeat(_)) => {
+                let mut state = state.lock().unwrap();
+                let copies = match behaviour {
+                    Behaviour::EchoLose(at) if at == state.messages => 0,
+                    Behaviour::EchoRepeat(at) if at == state.messages => 2,
+                    _ => 1,
+                };
+                state.messages += 1;
+                stream.write_all(&frame(0x82, &payload).repeat(copies)).ok()?;
             }
             2 => relay(&mut state.lock().unwrap(), behaviour, payload),
             8 => return stream.write_all(&frame(0x88, &payload)).ok(),
