@@ -29,7 +29,7 @@ suite=bench
 scenarios=bench/scenarios
 results=bench/results
 run_limit_seconds=600
-order="fanout-1k-w1 fanout-10k-w1 fanout-1k-w50 lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 echo-100 echo-1000 idle-10k"
+order="fanout-100-w1 fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 open-loop-1k lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 shards-1k-oversubscribed echo-100 echo-1000 connect-1k idle-1k idle-10k idle-19k loadgen-ceiling"
 peers_order="fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 fanout-1k-1kib fanout-1k-16kib echo-1 echo-100 echo-1000 connect idle-10k keepalive-10k"
 skip_missing=no
 pairs=""
@@ -118,6 +118,8 @@ server_command() {
     corecast | corecast-plain) command="taskset -c $server_cpu $corecast --cpus $server_cpu" ;;
     corecast-executor) command="taskset -c $server_cpu $corecast --cpus $server_cpu --wait executor" ;;
     corecast-2-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 2 --oversubscribe" ;;
+    corecast-4-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 4 --oversubscribe" ;;
+    corecast-8-shards-1-cpu) command="taskset -c $server_cpu $corecast --cores 8 --oversubscribe" ;;
     corecast-2-shards-2-cpus) command="taskset -c $server_cpu,$loadgen_cpu $corecast --cores 2" ;;
     *) peer_command "$1" "taskset -c $server_cpu" "$echo" || fail "unknown server $1" ;;
     esac
