@@ -3,15 +3,18 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::PATIENCE;
 use super::frame::{self, Frame, FrameReader, RSV1};
 use super::http::{self, Response};
 use super::inflate;
 use super::sys;
+use super::{PATIENCE, wait_for};
 
 /// The key of the example in RFC 6455 section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -130,6 +133,7 @@ pub struct Client {
     /// Pings are shown to the test. Otherwise they are answered and not seen: with a keepalive of 30 s the
     /// first may come at any moment.
     pub shows_pings: bool,
+    pings_answered: usize,
 }
 
 impl Client {
@@ -198,7 +202,7 @@ impl Client {
     fn over(stream: TcpStream) -> io::Result<Client> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Client { stream, reader: FrameReader::default(), shows_pings: false })
+        Ok(Client { stream, reader: FrameReader::default(), shows_pings: false, pings_answered: 0 })
     }
 
     /// Reads the head of an HTTP response; bytes after it are kept as the first frames.
@@ -244,6 +248,7 @@ impl Client {
                 Ok(Some(frame)) if frame.opcode == frame::PING && !self.shows_pings => {
                     // The server may have closed its side; whatever comes next tells.
                     let _ = self.send_raw(&Frame::new(frame::PONG, frame.payload).masked());
+                    self.pings_answered += 1;
                     continue;
                 }
                 Ok(Some(frame)) => return Event::Frame(frame),
@@ -322,7 +327,8 @@ impl Client {
     #[track_caller]
     pub fn expect_closed(&mut self, code: u16) -> String {
         let reason = self.expect_close(code);
-        self.send(&Frame::close(code, ""));
+        // A server that ends, or has waited long enough, may be gone before the answer.
+        let _ = self.send_raw(&Frame::close(code, "").masked());
         self.expect_gone();
         reason
     }
@@ -359,6 +365,7 @@ impl Client {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return true,
             }
         }
@@ -388,8 +395,40 @@ impl Client {
         self.stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
     }
 
+    /// Has a thread of its own read, and so answer pings, until the test wants the client back.
+    pub fn in_background(mut self) -> Background {
+        let enough = Arc::new(AtomicUsize::new(usize::MAX));
+        let wanted = enough.clone();
+        let thread = thread::spawn(move || {
+            while self.pings_answered < wanted.load(Ordering::Relaxed) {
+                match self.event(Duration::from_millis(20)) {
+                    Event::Nothing => {}
+                    other => panic!("expected nothing but pings in the background, got {other:?}"),
+                }
+            }
+            self
+        });
+        Background { enough, thread }
+    }
+
     /// The socket and what it has read beyond the last frame, for the [`super::swarm::Swarm`].
     pub fn into_parts(self) -> (TcpStream, FrameReader) {
         (self.stream, self.reader)
+    }
+}
+
+/// A client that lives without the test's doing.
+pub struct Background {
+    enough: Arc<AtomicUsize>,
+    thread: JoinHandle<Client>,
+}
+
+impl Background {
+    /// The client again, once it has answered so many pings in all; panics if it was sent anything else, or closed.
+    #[track_caller]
+    pub fn end_after(self, pings: usize) -> Client {
+        self.enough.store(pings, Ordering::Relaxed);
+        wait_for("the pings of a client in the background", || self.thread.is_finished().then_some(()));
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

@@ -185,15 +185,23 @@ fn read_chunked(stream: &mut TcpStream, mut bytes: Vec<u8>, deadline: Instant) -
 
 /// Reads once; 0 at the end of the stream.
 fn read_some(stream: &mut TcpStream, into: &mut Vec<u8>, deadline: Instant) -> io::Result<usize> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    stream.set_read_timeout(Some(left))?;
     let mut buffer = [0; 16 * 1024];
-    let count = stream.read(&mut buffer)?;
-    into.extend_from_slice(&buffer[..count]);
-    Ok(count)
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            // Of a process that was stopped and goes on.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => {
+                let count = outcome?;
+                into.extend_from_slice(&buffer[..count]);
+                return Ok(count);
+            }
+        }
+    }
 }
 
 /// Reads once; the end of the stream is an error.

@@ -236,9 +236,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one with these flags on ephemeral ports.
+    /// Starts one with these flags on ephemeral ports. Nobody is asked whether he lives, unless the flags say so: a
+    /// client that a test leaves unread for a while is not to be dropped on a slow machine.
     pub fn start(arguments: &[&str]) -> Server {
-        Launch::new(arguments).start()
+        let seldom: &[&str] = if arguments.contains(&"--keepalive") { &[] } else { &["--keepalive", "1h"] };
+        Launch::new(&[arguments, seldom].concat()).start()
     }
 
     /// Starts one with that many shards, even on a machine with fewer CPUs.
@@ -325,6 +327,27 @@ impl Server {
         panic!("{name}{labels:?} stays at {seen}");
     }
 
+    /// Waits until the metric has that value: a shard may count a little after the client has seen what is counted.
+    #[track_caller]
+    pub fn expect_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.wait_metric(name, labels, |seen| seen == value);
+    }
+
+    /// Waits until a route of the control port answers with that status: `/live` says for a moment after a
+    /// standstill of the whole machine that the shards stand still.
+    #[track_caller]
+    pub fn wait_status(&self, target: &str, status: u16) -> Response {
+        let start = Instant::now();
+        loop {
+            let response = self.get(target);
+            if response.status == status {
+                return response;
+            }
+            assert!(start.elapsed() < PATIENCE, "{target} does not turn {status}: {response:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until that many connections are open.
     #[track_caller]
     pub fn wait_connections(&self, count: usize) {
@@ -336,12 +359,17 @@ impl Server {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server is gone").count()
     }
 
-    /// The threads that may run on one CPU only, by CPU: the shards.
+    /// The shards' threads that may run on one CPU only, by CPU. By name, too: on a machine with one CPU, all threads
+    /// may run on one only.
     pub fn pinned_threads(&self) -> Vec<(usize, u32)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server is gone");
         let mut pinned: Vec<(usize, u32)> = tasks
             .filter_map(|task| {
                 let task = task.ok()?;
+                let name = fs::read_to_string(task.path().join("comm")).ok()?;
+                if !name.starts_with("shard-") {
+                    return None;
+                }
                 let status = fs::read_to_string(task.path().join("status")).ok()?;
                 let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
                 Some((cpus.trim().parse().ok()?, task.file_name().to_str()?.parse().ok()?))
@@ -367,6 +395,24 @@ impl Server {
                 None
             }
         }
+    }
+
+    /// A topic whose owner runs while another shard is frozen: one whose publish is answered. What was tried may be
+    /// published all the same, once the other shard runs again.
+    #[track_caller]
+    pub fn answered_topic<'a>(&self, topics: &'a [impl AsRef<str>], text: &[u8]) -> &'a str {
+        // One after another, each time with more patience: an owner that runs may be slow.
+        for seconds in [1, 4, 10] {
+            for topic in topics.iter().map(AsRef::as_ref) {
+                let mut http = self.http();
+                http.limit = Duration::from_secs(seconds);
+                let answer = http.post(&format!("/pub/{topic}"), text);
+                if answer.is_ok_and(|answer| answer.status == 201) {
+                    return topic;
+                }
+            }
+        }
+        panic!("no topic is owned by the shard that runs");
     }
 
     /// CPU time the server has used, user and system.
