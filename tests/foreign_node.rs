@@ -98,7 +98,7 @@ fn ws_sees_close_codes_and_reasons() {
 
 #[test]
 fn ws_and_the_server_answer_each_others_pings() {
-    let Some(seen) = play("pings", &["--echo", "--keepalive", "1s"]) else { return };
+    let Some(seen) = play("pings", &["--echo", "--keepalive", "4s"]) else { return };
     assert_eq!(seen, json!({ "pong": "are you there", "echo": "still here", "close": [1001, ""] }));
 }
 

@@ -6,6 +6,8 @@ mod support;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use corecast::{Component, Connection, Core, Message, Outcome};
@@ -13,6 +15,7 @@ use corecast::{Component, Connection, Core, Message, Outcome};
 use probe::{Log, Probe, Running, app, log, tell};
 use support::client::Client;
 use support::frame::Frame;
+use support::{PATIENCE, QUIET};
 
 #[test]
 fn a_spawned_future_answers_later_and_others_are_served_meanwhile() {
@@ -45,16 +48,17 @@ fn blocking_work_runs_beside_the_core() {
 fn tasks_may_use_handles_of_connections_that_have_gone() {
     let (log, events) = log();
     let server = Running::start(app().route("/probe", move || Probe::new(log.clone())));
-    for command in ["spawn-late", "spawn-late close", "spawn-late error", "spawn-late panic"] {
+    for what in ["send", "close", "error", "panic"] {
         let mut client = Client::connect(server.address, "/probe");
-        tell(&mut client, command);
+        tell(&mut client, &format!("spawn-beyond {what}"));
         tell(&mut client, "echo it runs");
         client.expect_text("it runs");
         client.reset();
-        events.next();
+        assert!(events.next().starts_with("open"));
         assert!(events.next().starts_with("close 1006"));
+        events.expect(&format!("beyond its end: {what}"));
     }
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(QUIET);
     let mut client = Client::connect(server.address, "/probe");
     client.expect_alive();
     server.end();
@@ -73,7 +77,7 @@ fn the_servers_end_does_not_wait_for_tasks() {
     drop(client);
     let start = Instant::now();
     server.end();
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -185,14 +189,16 @@ fn a_timer_publishes_to_subscribers_on_every_core() {
     let mut clients: Vec<Client> = (0..6).map(|_| Client::connect(server.address, "/")).collect();
     for client in &mut clients {
         let mut next = [None, None];
-        for _ in 0..100 {
+        let mut seen = [0, 0];
+        // As long as it takes: one core may stand still for a while.
+        while seen.iter().any(|&seen| seen < 20) {
             let text = String::from_utf8(client.message().payload).expect("text");
             let (core, tick) = text.split_once(' ').expect("two numbers");
             let (core, tick): (usize, u32) = (core.parse().expect("a core"), tick.parse().expect("a tick"));
             assert!(next[core].is_none_or(|next| next == tick), "a tick is missing or out of order");
             next[core] = Some(tick + 1);
+            seen[core] += 1;
         }
-        assert!(next.iter().all(Option::is_some), "one core's ticks are missing");
     }
     server.end();
 }
@@ -203,21 +209,26 @@ fn timers_are_not_starved_by_a_core_that_is_never_idle() {
     let mut reader = Client::connect(server.address, "/");
     let address = server.address;
     // Echoes without end, in chunks: the shard has work in every pass.
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = over.clone();
     let flood = std::thread::spawn(move || {
         let mut client = Client::connect(address, "/");
         let chunk = Frame::binary(vec![0; 100]).masked().repeat(200);
-        let end = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < end {
+        while !ended.load(Ordering::Relaxed) {
             client.send_raw(&chunk).expect("send");
             (0..200).for_each(|_| while client.message().payload.len() != 100 {});
         }
     });
-    let start = Instant::now();
-    (0..100).for_each(|_| drop(reader.message()));
-    let took = start.elapsed();
+    // A hundred ticks of 5 ms; at one for each turn of the executor's own 100 ms they take 10 s at least. A machine
+    // that stands still may need another try.
+    let quickest = (0..5).find_map(|_| {
+        let start = Instant::now();
+        (0..100).for_each(|_| drop(reader.message()));
+        Some(start.elapsed()).filter(|&took| took < Duration::from_secs(6))
+    });
+    over.store(true, Ordering::Relaxed);
     flood.join().expect("the flood");
-    // A hundred ticks of 5 ms; at one for each turn of the executor's own 100 ms they would take 10 s.
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(quickest.is_some(), "timers wait for the executor's own turns");
     server.end();
 }
 
@@ -282,7 +293,12 @@ fn what_panics_when_it_is_dropped_does_not_fail_the_shard() {
 }
 
 /// Publishes without end to a core that is busy, and again whenever it is refused.
-struct Stubborn(Log, bool);
+struct Stubborn {
+    log: Log,
+    was_refused: bool,
+    /// Until then the cores that were told to block do.
+    released: Arc<AtomicBool>,
+}
 
 impl Component for Stubborn {
     fn on_open(&mut self, connection: &Connection) -> Outcome {
@@ -292,7 +308,12 @@ impl Component for Stubborn {
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
         let core = connection.core();
         match message.as_text() {
-            Some("block") => std::thread::sleep(Duration::from_secs(2)),
+            Some("block") => {
+                self.log.write("blocked");
+                while !self.released.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             Some("publish") => (0..40_000).try_for_each(|_| core.publish("all", "x"))?,
             Some("core") => connection.send(&core.shard().to_string()),
             _ => connection.send(message),
@@ -301,8 +322,8 @@ impl Component for Stubborn {
     }
 
     fn on_refused(&mut self, core: &Core, topic: &corecast::TopicName) {
-        if !std::mem::replace(&mut self.1, true) {
-            self.0.write("refused");
+        if !std::mem::replace(&mut self.was_refused, true) {
+            self.log.write("refused");
         }
         // Retried at once, as it must not be: the core must survive it.
         let _ = core.publish(topic, "again");
@@ -312,7 +333,10 @@ impl Component for Stubborn {
 #[test]
 fn publishing_again_when_refused_does_not_hang_the_core() {
     let (log, events) = log();
-    let server = Running::start(app().route("/", move || Stubborn(log.clone(), false)));
+    let released = Arc::new(AtomicBool::new(false));
+    let release = released.clone();
+    let stubborn = move || Stubborn { log: log.clone(), was_refused: false, released: released.clone() };
+    let server = Running::start(app().route("/", stubborn));
     let mut clients: Vec<Option<Client>> = vec![None, None];
     while clients.iter().any(Option::is_none) {
         let mut client = Client::connect(server.address, "/");
@@ -323,16 +347,19 @@ fn publishing_again_when_refused_does_not_hang_the_core() {
     let mut clients: Vec<Client> = clients.into_iter().flatten().collect();
     // Whichever core owns the topic, the other one is behind.
     for (blocked, publishing) in [(0, 1), (1, 0)] {
+        release.store(false, Ordering::Relaxed);
         tell(&mut clients[blocked], "block");
-        std::thread::sleep(Duration::from_millis(100));
+        while events.next() != "blocked" {}
         tell(&mut clients[publishing], "publish");
         tell(&mut clients[publishing], "it lives");
         let start = Instant::now();
-        while clients[publishing].message() != Frame::text("it lives") {}
-        assert!(start.elapsed() < Duration::from_secs(15));
+        while clients[publishing].message() != Frame::text("it lives") {
+            assert!(start.elapsed() < PATIENCE, "messages without end");
+        }
+        events.expect("refused");
+        release.store(true, Ordering::Relaxed);
         tell(&mut clients[blocked], "it lives again");
         while clients[blocked].message() != Frame::text("it lives again") {}
     }
-    events.expect("refused");
     server.end();
 }

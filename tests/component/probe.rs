@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::frame::Frame;
 use corecast::{
@@ -38,7 +39,7 @@ impl Events {
     /// The next line.
     #[track_caller]
     pub fn next(&self) -> String {
-        self.0.recv_timeout(Duration::from_secs(20)).expect("nothing more happened")
+        self.0.recv_timeout(PATIENCE).expect("nothing more happened")
     }
 
     /// The next line must be this one.
@@ -65,6 +66,8 @@ impl Running {
         let app = app.configure(|config| {
             config.oversubscribe = true;
             config.drain_window_millis = 0;
+            // A client that a test leaves unread for a while is not to be dropped on a slow machine.
+            config.keepalive_millis = 3_600_000;
         });
         let server = app.start().expect("the server does not start");
         let address = server.websocket_addresses()[0];
@@ -95,9 +98,9 @@ pub fn tell(client: &mut Client, command: &str) {
     client.send(&Frame::text(command));
 }
 
-/// An app on a free port, on two cores.
+/// An app on a free port, on two cores, even on a machine with one CPU.
 pub fn app() -> App {
-    App::new("*", 0).cores(2)
+    App::new("*", 0).cores(2).configure(|config| config.oversubscribe = true)
 }
 
 pub struct Probe {
@@ -193,7 +196,7 @@ impl Component for Probe {
                 connection.send(&earlier);
             }
             "spawn" => spawn(connection.clone(), 20, rest.to_owned(), self.data.clone()),
-            "spawn-late" => spawn(connection.clone(), 1000, rest.to_owned(), self.data.clone()),
+            "spawn-beyond" => spawn_beyond(connection.clone(), rest.to_owned(), self.log.clone()),
             "blocking" => {
                 let connection = connection.clone();
                 connection.clone().spawn(async move {
@@ -266,6 +269,23 @@ fn spawn(connection: Connection, millis: u64, what: String, data: Rc<RefCell<Vec
         }
         data.borrow_mut().push(what);
         connection.send(&format!("later, after {} others", data.borrow().len() - 1));
+        Ok(())
+    });
+}
+
+/// Does it when the connection has gone, and says so before.
+fn spawn_beyond(connection: Connection, what: String, log: Log) {
+    connection.clone().spawn(async move {
+        while !connection.is_closing() {
+            connection.core().sleep(Duration::from_millis(5)).await;
+        }
+        log.write(format!("beyond its end: {what}"));
+        match what.as_str() {
+            "panic" => panic!("in a task"),
+            "error" => Err("in a task")?,
+            "close" => connection.close(CloseCode::Away),
+            _ => connection.send(&what),
+        }
         Ok(())
     });
 }
