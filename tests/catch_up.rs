@@ -114,7 +114,8 @@ fn the_pasts_of_many_topics_fit_the_send_queue_together() {
     for (policy, shards) in [("close", 1), ("drop", 3)] {
         let server = server_with_pasts(shards, &["--slow-consumer", policy], 16_000);
         let mut client = Client::connect_narrow(server.data, &format!("/sub/{}?last=1", topics().join(",")));
-        thread::sleep(QUIET);
+        server.wait_metric("corecast_send_queue_bytes", &[], |waiting| waiting > 100_000.0);
+        thread::sleep(QUIET); // more may come
         let waiting = server.metrics().sum("corecast_send_queue_bytes", &[]);
         assert!(waiting > 100_000.0 && waiting <= 512.0 * 1024.0 + 16_100.0, "{waiting}");
         server.publish("t0", "live");
@@ -194,6 +195,8 @@ fn ids_are_within_the_history_size() {
     let server = Server::start_shards(1, &flags);
     let (mut http, text) = (server.http(), "x".repeat(10_000));
     (0..120).for_each(|_| drop(http.post("/pub/a", text.as_bytes()).expect("publish").expect(202)));
+    // Full, and so no more is to come: the gauge is moved by the tick.
+    server.wait_metric("corecast_history_bytes", &[], |bytes| bytes > 1024.0 * 1024.0 - 11_000.0);
     let before = server.wait_metric("corecast_history_messages", &[], |messages| messages > 80.0);
     let upgrade = Upgrade::to("/sub/a?last=100000").with("Sec-WebSocket-Protocol", "ws+meta.nchan");
     let mut client = upgrade.accepted(server.data);

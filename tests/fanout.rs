@@ -111,9 +111,11 @@ fn one_order(shards: usize, flags: &[&str]) {
     const EACH: usize = 40;
     let server = Server::start_shards(shards, &[&["--client-publish"], flags].concat());
     let mut swarm = Swarm::connect(server.data, "/sub/order", SUBSCRIBERS);
-    let spread = server.metrics();
-    let used = spread.matching("corecast_connections", &[]).filter(|sample| sample.value > 0.0).count();
-    assert_eq!(used, shards, "1,000 connections did not spread over all shards");
+    wait_for("1,000 connections to be spread over all shards", || {
+        let spread = server.metrics();
+        let used = spread.matching("corecast_connections", &[]).filter(|sample| sample.value > 0.0).count();
+        (used == shards).then_some(())
+    });
 
     thread::scope(|scope| {
         for publisher in 0..PUBLISHERS {
@@ -154,8 +156,8 @@ fn one_order(shards: usize, flags: &[&str]) {
     for (at, member) in swarm.members.iter().enumerate() {
         assert_eq!(texts(member), reference, "subscriber {at} saw another sequence");
     }
-    let deliveries = server.metrics().sum("corecast_deliveries_total", &[]);
-    assert!(deliveries >= (SUBSCRIBERS * PUBLISHERS * EACH) as f64, "deliveries counted: {deliveries}");
+    let least = (SUBSCRIBERS * PUBLISHERS * EACH) as f64;
+    server.wait_metric("corecast_deliveries_total", &[], |deliveries| deliveries >= least);
 }
 
 fn texts(member: &Member) -> Vec<&str> {

@@ -44,7 +44,7 @@ fn a_page_gets_its_echoes_compressed() {
     assert_eq!(seen["protocol"], "", "{seen}");
     let extensions = seen["extensions"].as_str().expect("a text");
     assert!(extensions.starts_with("permessage-deflate"), "{seen}");
-    assert_eq!(server.metrics().sum("corecast_compressions_total", &[]), 2.0, "the two large echoes");
+    server.expect_metric("corecast_compressions_total", &[], 2.0);
 
     let plain = server_for(&browser, &["--echo", "--compression", "off"]);
     let seen = browser.run(&format!(
@@ -123,7 +123,7 @@ fn a_page_gets_what_is_published_but_cannot_publish_by_http() {
          return received;",
     );
     assert_eq!(seen, json!([[true, [0, 127, 255]], [true, [0, 127, 255]]]));
-    assert_eq!(server.metrics().sum("corecast_compressions_total", &[]), 1.0, "one for both subscribers");
+    server.expect_metric("corecast_compressions_total", &[], 1.0);
 }
 
 #[test]

@@ -11,9 +11,10 @@ use support::frame::{self, Frame};
 use support::server::Server;
 use support::{PATIENCE, QUIET};
 
-/// Rejected handshakes, for whatever reason.
-fn rejected(server: &Server) -> f64 {
-    server.metrics().sum("corecast_handshakes_rejected_total", &[])
+/// Waits until so many handshakes are counted as rejected, for whatever reason.
+#[track_caller]
+fn expect_rejected(server: &Server, count: f64) {
+    server.expect_metric("corecast_handshakes_rejected_total", &[], count);
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn a_wrong_request_gets_its_status_and_the_connection_ends() {
         if status == 405 {
             assert_eq!(response.header("Allow"), Some("GET"), "{response:?}");
         }
-        assert_eq!(rejected(&server), (at + 1) as f64, "not counted: {upgrade:?}");
+        expect_rejected(&server, (at + 1) as f64);
     }
     server.connect("/sub/a").expect_alive();
 }
@@ -136,7 +137,7 @@ fn a_browsers_origin_must_be_the_host_or_allowed() {
     ] {
         assert_eq!(from(host, origin).refused(server.data).status, 403, "{host} {origin}");
     }
-    assert_eq!(rejected(&server), 6.0);
+    expect_rejected(&server, 6.0);
 
     let server =
         Server::start(&["--allowed-origin", "https://a.example", "--allowed-origin", "https://b.example"]);
@@ -168,7 +169,7 @@ fn a_request_of_one_mebibyte_gets_431() {
         assert_eq!(client.read_response().expect("no answer").status, 431);
         client.expect_gone();
     }
-    assert_eq!(rejected(&server), 3.0);
+    expect_rejected(&server, 3.0);
     bystander.expect_alive();
     drop(bystander);
     server.expect_holdings(&before);
@@ -222,7 +223,7 @@ fn a_handshake_in_single_bytes_is_as_good_as_a_whole_one() {
 
 #[test]
 fn a_handshake_at_one_byte_a_second_is_cut_off_at_its_timeout() {
-    let server = Server::start(&["--handshake-timeout", "1500ms"]);
+    let server = Server::start(&["--handshake-timeout", "4s"]);
     let before = server.holdings();
     let mut quick = server.connect("/sub/a");
     let start = Instant::now();
@@ -241,8 +242,7 @@ fn a_handshake_at_one_byte_a_second_is_cut_off_at_its_timeout() {
         }
     }
     let ended = ended.expect("a handshake of one byte a second was never cut off");
-    assert!(ended >= Duration::from_millis(1400), "cut off too early, after {ended:?}");
-    assert!(ended < Duration::from_secs(10), "cut off only after {ended:?}");
+    assert!(ended >= Duration::from_millis(3900), "cut off too early, after {ended:?}");
     assert!(ended_within(&mut silent, PATIENCE), "a connection without a word was never cut off");
     server.wait_metric("corecast_handshakes_rejected_total", &[], |count| count == 2.0);
     quick.expect_alive();
@@ -387,13 +387,12 @@ fn a_connection_over_the_limit_gets_503_and_retry_after() {
     let wait: u64 =
         response.header("Retry-After").and_then(|value| value.parse().ok()).expect("no Retry-After");
     assert!((1..=3600).contains(&wait));
-    assert_eq!(rejected(&server), 1.0);
-    let ready = server.get("/ready");
-    assert_eq!(ready.status, 503, "full, but /ready says {ready:?}");
+    expect_rejected(&server, 1.0);
+    server.wait_status("/ready", 503);
     drop(held);
     server.wait_connections(0);
     server.connect("/sub/a").expect_alive();
-    assert_eq!(server.get("/ready").status, 200);
+    server.wait_status("/ready", 200);
 }
 
 #[test]
