@@ -85,7 +85,7 @@ start_server() {
         --max-message-size 16MiB --send-queue 64MiB >"$work/server.out" 2>"$work/server.err" &
     server=$!
     local _
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         url=$(grep -om1 'ws://[0-9.]*:[0-9]*' "$work/server.out" || true)
         [ -z "$url" ] || break
         kill -0 "$server" 2>/dev/null || break

@@ -43,7 +43,7 @@ smoke() {
         --history 10000 --drain-window 1s >"$work/server.out" 2>"$work/server.err" &
     server=$!
     local url='' control='' _
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         url=$(grep -om1 'ws://[0-9.]*:[0-9]*' "$work/server.out" || true)
         control=$(grep -om1 'http://[0-9.]*:[0-9]*' "$work/server.out" || true)
         [ -z "$url" ] || [ -z "$control" ] || break

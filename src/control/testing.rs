@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -135,7 +135,7 @@ impl Client {
     /// Sends one request on its own connection and gives the whole answer.
     pub(super) fn request(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.0).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -144,6 +144,19 @@ impl Client {
 
     pub(super) fn get(&self, path: &str) -> String {
         self.request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// Asks until the answer says `wanted`: a shard may stand still for a moment.
+    pub(super) fn get_until(&self, path: &str, wanted: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let answer = self.get(path);
+            if answer.contains(wanted) {
+                return answer;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{path} never says {wanted:?}: {answer}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// `headers` are whole lines.

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_second_corecast_is_told_apart_from_another_program() {
-        let held = listen("127.0.0.1:0".parse().unwrap(), 2, false).unwrap();
+        // Not 127.0.0.1, where another program could take the port in between.
+        let held = listen("127.77.0.2:0".parse().unwrap(), 2, false).unwrap();
         let address = held.address;
         assert!(matches!(listen(address, 1, false), Err(ListenError::AnotherCorecast(_))));
         drop(held);
