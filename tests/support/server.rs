@@ -360,21 +360,22 @@ impl Server {
     }
 
     /// The shards' threads that may run on one CPU only, by CPU. By name, too: on a machine with one CPU, all threads
-    /// may run on one only.
+    /// may run on one only. A shard's helper for blocking work has its name, and is the younger one.
     pub fn pinned_threads(&self) -> Vec<(usize, u32)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server is gone");
-        let mut pinned: Vec<(usize, u32)> = tasks
-            .filter_map(|task| {
-                let task = task.ok()?;
-                let name = fs::read_to_string(task.path().join("comm")).ok()?;
-                if !name.starts_with("shard-") {
-                    return None;
-                }
-                let status = fs::read_to_string(task.path().join("status")).ok()?;
-                let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-                Some((cpus.trim().parse().ok()?, task.file_name().to_str()?.parse().ok()?))
-            })
-            .collect();
+        let pinned = tasks.filter_map(|task| {
+            let path = task.ok()?.path();
+            let name = fs::read_to_string(path.join("comm")).ok()?;
+            let status = fs::read_to_string(path.join("status")).ok()?;
+            let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+            let thread: u32 = path.file_name()?.to_str()?.parse().ok()?;
+            name.starts_with("shard-").then_some((name, thread, cpus.trim().parse().ok()?))
+        });
+        let mut pinned: Vec<(String, u32, usize)> = pinned.collect();
+        pinned.sort_unstable();
+        pinned.dedup_by(|next, first| next.0 == first.0);
+        let mut pinned: Vec<(usize, u32)> =
+            pinned.into_iter().map(|(_, thread, cpu)| (cpu, thread)).collect();
         pinned.sort_unstable();
         pinned
     }
