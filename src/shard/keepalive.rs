@@ -2,7 +2,8 @@
 //!
 //! The interval is cut into buckets; a connection is in the bucket of its slot's number modulo their count.
 //! So pings are spread evenly over the interval, every connection is visited exactly once in each, and no
-//! connection holds anything for it.
+//! connection holds anything for it. A stall delays
+//! visits; two of one connection are never closer together than the interval, less one step.
 
 use std::time::Duration;
 
@@ -29,16 +30,13 @@ impl Wheel {
         Some(Self { buckets, step_nanos: step_nanos.max(1), started_nanos: now_nanos, steps_done: 0 })
     }
 
-    /// The bucket that is due now, if one is. To be asked again until there is none; after a stall of more
-    /// than a turn, each bucket is still visited only once.
+    /// The bucket that is due now, if one is. To be asked again until there is none. What a stall has held up is not
+    /// caught up with but put off, with all that follows: else everyone would be pinged in one burst, and some again
+    /// at once, without the time to answer.
     pub(super) fn due(&mut self, now_nanos: u64) -> Option<u32> {
-        let steps = now_nanos.saturating_sub(self.started_nanos) / self.step_nanos;
-        if self.steps_done >= steps {
-            return None;
-        }
-        let behind = steps - self.steps_done;
-        if behind > u64::from(self.buckets) {
-            self.steps_done = steps - u64::from(self.buckets);
+        let late = now_nanos.checked_sub(self.next_nanos())?;
+        if late > self.step_nanos {
+            self.started_nanos += late;
         }
         let bucket = (self.steps_done % u64::from(self.buckets)) as u32;
         self.steps_done += 1;
@@ -52,8 +50,11 @@ impl Wheel {
 
     /// Nanoseconds until the next bucket is due.
     pub(super) fn until_next(&self, now_nanos: u64) -> u64 {
-        let next = self.started_nanos.saturating_add((self.steps_done + 1).saturating_mul(self.step_nanos));
-        next.saturating_sub(now_nanos)
+        self.next_nanos().saturating_sub(now_nanos)
+    }
+
+    fn next_nanos(&self) -> u64 {
+        self.started_nanos.saturating_add((self.steps_done + 1).saturating_mul(self.step_nanos))
     }
 }
 
@@ -87,10 +88,26 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_does_not_visit_twice() {
+    fn after_a_stall_nobody_is_visited_early_and_pings_are_spread() {
+        let millisecond = 1_000_000;
+        for stall in [150, 950, 1_000, 60_000] {
+            let mut wheel = Wheel::new(Duration::from_secs(1), 0).unwrap();
+            let before = 0..=2_450;
+            let after = (2_450 + stall)..=(8_450 + stall);
+            let times = before.chain(after).map(|n| n * millisecond);
+            for visits in visits(&mut wheel, 50, times) {
+                let gaps: Vec<u64> = visits.windows(2).map(|two| (two[1] - two[0]) / millisecond).collect();
+                assert!(gaps.iter().all(|&gap| gap >= 900), "stall of {stall} ms: {gaps:?}");
+                assert!(
+                    gaps.iter().filter(|&&gap| gap > 1_000).count() <= 1,
+                    "stall of {stall} ms: {gaps:?}"
+                );
+                assert!(visits.len() >= 8, "stall of {stall} ms: {visits:?}");
+            }
+            assert!(wheel.until_next(u64::MAX) == 0 && wheel.due(0).is_none());
+        }
         let mut wheel = Wheel::new(Duration::from_secs(1), 0).unwrap();
-        let seen = visits(&mut wheel, 50, [0, 60_000_000_000].into_iter());
-        assert!(seen.iter().all(|visits| visits.len() == 1));
+        assert_eq!((wheel.due(60_000 * millisecond), wheel.due(60_000 * millisecond)), (Some(0), None));
     }
 
     #[test]
