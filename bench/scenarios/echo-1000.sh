@@ -3,5 +3,5 @@
 about="Echo: 1,000 connections, one message in flight on each"
 servers="floor corecast"
 route=/echo
-load="echo --connections 1000 --rounds 500"
+load="echo --connections 1000 --rounds 350"
 quick="echo --connections 1000 --rounds 100"

@@ -2,5 +2,5 @@
 # shellcheck shell=bash disable=SC2034
 about="Shards: 1,000 subscribers, 50 messages in flight"
 servers="corecast corecast-2-shards-1-cpu corecast-2-shards-2-cpus"
-load="fanout --connections 1000 --window 50 --rounds 50000"
+load="fanout --connections 1000 --window 50 --rounds 20000"
 quick="fanout --connections 1000 --window 50 --rounds 10000"

@@ -2,8 +2,8 @@
 //!
 //! The interval is cut into buckets; a connection is in the bucket of its slot's number modulo their count.
 //! So pings are spread evenly over the interval, every connection is visited exactly once in each, and no
-//! connection holds anything for it. A stall delays
-//! visits; two of one connection are never closer together than the interval, less one step.
+//! connection holds anything for it. A stall delays visits; two of one connection are never closer together than
+//! the interval, less one step.
 
 use std::time::Duration;
 
