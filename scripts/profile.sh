@@ -121,8 +121,12 @@ record() {
     local loadgen_pid=$!
     sleep "$settle"
     base=$(sed -n '1s/-.*//p' "/proc/$server_pid/maps")
-    perf record --quiet --freq 4000 --pid "$server_pid" --output "$work/perf.data" -- sleep "$seconds" >/dev/null 2>&1
-    kill -INT "$loadgen_pid" 2>/dev/null || true
+    perf record --quiet --freq 4000 --pid "$server_pid" --output "$work/perf.data" -- sleep "$seconds" \
+        >"$work/perf.out" 2>&1 || { cat "$work/perf.out" >&2 && fail "$1: perf record failed"; }
+    if ! kill -INT "$loadgen_pid" 2>/dev/null; then
+        cat "$work/loadgen.out" >&2
+        fail "$1: loadgen ended before the samples were taken"
+    fi
     wait "$loadgen_pid" 2>/dev/null || true
 }
 
@@ -130,8 +134,8 @@ record() {
 classify() {
     perf script --input "$work/perf.data" --fields ip,sym,dso 2>/dev/null |
         awk -v program="$(basename "$server")" '
-            /\[(kernel|guest|.*\.ko|bpf|unknown)/ && !/\/lib/ { print "kernel"; next }
             index($0, "/" program ")") { print "program", $1; next }
+            /\((\[kernel|\[guest|\[bpf|\[unknown\]|bpf_|.*\.ko)[^(]*\)$/ { print "kernel"; next }
             { print ($0 ~ /libc|ld-linux/ && $0 ~ /alloc|free|mem(cpy|move|set)|consolidate|sysmalloc/) ? "memory" : "system", $2 }
         ' >"$work/samples"
     awk '$1 == "program" { print $2 }' "$work/samples" | sort -u >"$work/addresses"

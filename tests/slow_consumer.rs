@@ -74,7 +74,7 @@ fn one_that_never_reads_is_closed_and_999_others_do_not_notice() {
     assert!(grown < 16 << 20, "one slow consumer with a queue of 64 KiB cost {grown} bytes");
     // Whoever waits for the slow one waits until it is closed. What is less than that may be the machine.
     assert!(
-        beside_slow < alone * 4 + Duration::from_secs(2),
+        beside_slow < alone * 4 + Duration::from_millis(200),
         "the others' median latency went from {alone:?} to {beside_slow:?}"
     );
     let after = publish_and_measure(&mut swarm, &mut http, epoch, 20, || false);

@@ -270,8 +270,9 @@ impl Conductor<'_> {
             taken.timed_out = Some(Stage::WarmUp);
             return Ok(taken);
         }
-        let ready = server.map(ServerProcess::observe).transpose()?;
+        // The look at the kernel takes a while, and may hold up the server: it is no part of what is measured.
         taken.kernel = before.kernel.map(|before| [before, KernelObservation::take(server)]);
+        let ready = server.map(ServerProcess::observe).transpose()?;
         let client_before = sys::own_cpu_seconds();
         let machine_before = Machine::observe();
         let start = Instant::now();

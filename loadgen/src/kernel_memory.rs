@@ -142,8 +142,8 @@ impl KernelObservation {
         let observation =
             Self::parse(&read("/proc/slabinfo")?, &read("/proc/net/sockstat")?, &read("/proc/meminfo")?)
                 .ok_or_else(|| io::Error::other("/proc/slabinfo, sockstat or meminfo is not understood"))?;
-        let server_watches = server.map_or(0, ServerProcess::epoll_watches) as i64;
-        Ok(Self { server_watches, ..observation })
+        let server_watches = server.map(ServerProcess::epoll_watches).transpose()?.unwrap_or_default();
+        Ok(Self { server_watches: server_watches as i64, ..observation })
     }
 
     fn parse(slabinfo: &str, sockstat: &str, meminfo: &str) -> Option<Self> {

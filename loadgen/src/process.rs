@@ -87,19 +87,23 @@ impl ServerProcess {
         })
     }
 
-    /// Descriptors in its epoll sets, as far as `/proc` tells.
-    pub(crate) fn epoll_watches(self) -> usize {
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", self.0)) else {
-            return 0;
-        };
-        let watches = |descriptor: fs::DirEntry| {
-            let target = fs::read_link(descriptor.path()).ok()?;
-            (target.as_os_str() == "anon_inode:[eventpoll]").then_some(())?;
-            let number = descriptor.file_name().into_string().ok()?;
-            let text = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.0)).ok()?;
-            Some(text.lines().filter(|line| line.starts_with("tfd:")).count())
-        };
-        descriptors.flatten().filter_map(watches).sum()
+    /// Descriptors in its epoll sets. Error: `/proc` does not tell.
+    pub(crate) fn epoll_watches(self) -> io::Result<usize> {
+        let directory = format!("/proc/{}/fd", self.0);
+        let named = |path: &str, error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+        let descriptors = fs::read_dir(&directory).map_err(|error| named(&directory, error))?;
+        let mut watches = 0;
+        for descriptor in descriptors.flatten() {
+            // One that was closed meanwhile has no target any more.
+            let target = fs::read_link(descriptor.path()).unwrap_or_default();
+            if target.as_os_str() == "anon_inode:[eventpoll]" {
+                let number = descriptor.file_name();
+                let path = format!("/proc/{}/fdinfo/{}", self.0, number.to_string_lossy());
+                let text = fs::read_to_string(&path).map_err(|error| named(&path, error))?;
+                watches += text.lines().filter(|line| line.starts_with("tfd:")).count();
+            }
+        }
+        Ok(watches)
     }
 
     /// CPU nanoseconds by thread; empty where the kernel does not tell.
@@ -185,14 +189,14 @@ mod tests {
     #[test]
     fn watches_of_epoll_sets_are_counted() {
         let own = ServerProcess(std::process::id());
-        let before = own.epoll_watches();
+        let before = own.epoll_watches().unwrap();
         let epoll = sys::Epoll::new().unwrap();
         let wakers: Vec<sys::Waker> = (0..100).map(|_| sys::Waker::new().unwrap()).collect();
         for waker in &wakers {
             epoll.add(waker.descriptor(), sys::READABLE, 0).unwrap();
         }
         // Other tests of this process may open and close a few at the same time.
-        assert!(own.epoll_watches() >= before + 90, "{before}");
+        assert!(own.epoll_watches().unwrap() >= before + 90, "{before}");
     }
 
     #[test]

@@ -6,12 +6,14 @@
 //! A run that failed is counted and its reason told; its figures are left out, since they are of less work than asked for.
 //! Where results have a label `reference`, the scenario is a comparison of many servers: there are ratios to the server
 //! of that name as well, and what was told of a server's command is not repeated.
+//! Servers are compared by [`whole_cost`].
 //! The [`plots`] are of the same groups, and the tables refer to them.
 
 mod axis;
 mod bars;
 mod chart;
 mod plots;
+mod whole_cost;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -47,7 +49,8 @@ const fn column(title: &'static str, pointer: &'static str, format: Format) -> C
 }
 
 const FANOUT: &[Column] = &[
-    column("server CPU µs per delivery", "/figures/server_cpu_us_per_delivery", Format::Number),
+    column("serving CPU µs per delivery", "/figures/serving_cpu_us_per_delivery", Format::Number),
+    column("the server's own", "/figures/server_cpu_us_per_delivery", Format::Number),
     column("loadgen CPU µs per delivery", "/figures/client_cpu_us_per_delivery", Format::Number),
     column("wire bytes per delivery", "/figures/wire_bytes_per_delivery", Format::Number),
     column("deliveries/s", "/figures/deliveries_per_second", Format::Count),
@@ -57,7 +60,8 @@ const FANOUT: &[Column] = &[
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const ECHO: &[Column] = &[
-    column("server CPU µs per round trip", "/figures/server_cpu_us_per_round_trip", Format::Number),
+    column("serving CPU µs per round trip", "/figures/serving_cpu_us_per_round_trip", Format::Number),
+    column("the server's own", "/figures/server_cpu_us_per_round_trip", Format::Number),
     column("loadgen CPU µs per round trip", "/figures/client_cpu_us_per_round_trip", Format::Number),
     column("wire bytes per round trip", "/figures/wire_bytes_per_round_trip", Format::Number),
     column("round trips/s", "/figures/round_trips_per_second", Format::Count),
@@ -66,7 +70,8 @@ const ECHO: &[Column] = &[
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const CONNECT: &[Column] = &[
-    column("server CPU µs per handshake", "/figures/server_cpu_us_per_handshake", Format::Number),
+    column("serving CPU µs per handshake", "/figures/serving_cpu_us_per_handshake", Format::Number),
+    column("the server's own", "/figures/server_cpu_us_per_handshake", Format::Number),
     column("loadgen CPU µs per handshake", "/figures/client_cpu_us_per_handshake", Format::Number),
     column("handshakes per second of server CPU", "/figures/handshakes_per_server_cpu_second", Format::Count),
     column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
@@ -163,10 +168,11 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
     for path in &arguments.files {
         let refused = |reason: String| crate::Failure::Arguments(format!("{}: {reason}", path.display()));
         let text = fs::read(path).map_err(|error| refused(error.to_string()))?;
-        let result: Value = serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
+        let mut result: Value = serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
         if result["tool"] != "loadgen" || result["schema_version"] != 1 {
             return Err(refused("not a result of this loadgen (schema_version 1)".into()));
         }
+        whole_cost::add(&mut result);
         results.push(result);
     }
     let machine = machine(&results);
@@ -431,7 +437,7 @@ mod tests {
             "host": { "cores": 2, "cpu_model": "m", "kernel": "k", "memory_bytes": 1_u64 << 30 },
             "labels": { "scenario": "1k", "server": server, "pass": pass },
             "command": ["/x/loadgen", "fanout", "--json", "f", "--window", "1", "--pid", "4"],
-            "figures": { "server_cpu_us_per_delivery": cpu, "deliveries_per_second": 1_234_567.0 },
+            "figures": { "serving_cpu_us_per_delivery": cpu, "deliveries_per_second": 1_234_567.0 },
             "latency": { "delivery": { "p50": 1500 } },
         })
     }

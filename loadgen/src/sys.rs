@@ -69,7 +69,6 @@ impl Epoll {
             libc::epoll_pwait2(self.set.as_raw_fd(), events, EVENTS as i32, &exact, std::ptr::null())
         });
         let result = match result {
-            // Valgrind does not know the call, and under it nobody looks at times.
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.wait_roughly(limit),
             result => result,
         };
@@ -82,9 +81,16 @@ impl Epoll {
         }
     }
 
-    /// Waits for events, at most `limit` rounded up to a millisecond.
+    /// Waits for events, at most `limit` rounded up to a millisecond: what kernels before 5.11 offer, and valgrind.
     #[cold]
     fn wait_roughly(&mut self, limit: Duration) -> io::Result<i32> {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        TOLD.call_once(|| {
+            eprintln!(
+                "loadgen: the kernel does not offer epoll_pwait2: waits are rounded up to milliseconds, and what is sent by \
+                 a schedule may be late by as much"
+            );
+        });
         let limit = limit.as_micros().div_ceil(1000) as i32;
         // SAFETY: the kernel writes at most EVENTS events to the array.
         check(unsafe {

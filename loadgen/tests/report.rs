@@ -303,7 +303,7 @@ fn deliveries_and_cpu_are_drawn_over_the_number_of_subscribers() {
         links,
         [
             "![Deliveries per second by number of subscribers, 1 message in flight, 64 B](plots/deliveries-1-message-in-flight-64-b.svg)",
-            "![Server CPU per delivery by number of subscribers, 1 message in flight, 64 B](plots/cpu-1-message-in-flight-64-b.svg)",
+            "![Serving CPU per delivery by number of subscribers, 1 message in flight, 64 B](plots/cpu-1-message-in-flight-64-b.svg)",
         ]
     );
     assert_eq!(
@@ -329,7 +329,7 @@ fn deliveries_and_cpu_are_drawn_over_the_number_of_subscribers() {
     let y = Scale::of(&plot.y_ticks(), linear, ("0", 0.0), ("30", 30.0));
     plot.assert_line("floor", &x, &y, &[(10.0, 12.0), (1000.0, 8.0)]);
     plot.assert_line("other", &x, &y, &[(10.0, 24.0), (1000.0, 16.0)]);
-    plot.assert_says("server CPU per delivery, µs");
+    plot.assert_says("serving CPU per delivery, µs");
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn a_comparison_has_ratios_to_two_servers_and_bars() {
     assert_eq!(work.files("plots"), ["bars-10-subscribers.svg", "bars-another.svg"]);
     let svg = work.svg("plots/bars-10-subscribers.svg");
     let plot = Plot::of(&svg);
-    for text in ["10 subscribers", "server CPU per delivery, µs", "deliveries/s", "floor", "b", "c", "8.00"]
+    for text in ["10 subscribers", "serving CPU per delivery, µs", "deliveries/s", "floor", "b", "c", "8.00"]
     {
         plot.assert_says(text);
     }

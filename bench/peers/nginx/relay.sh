@@ -10,4 +10,4 @@ fi
 directory=${TMPDIR:-/tmp}/peer-nginx-$1
 mkdir -p "$directory"
 sed -e "s/PORT/$1/" -e "s/PING_INTERVAL/$interval/" "$(dirname "$0")/nginx.conf" >"$directory/nginx.conf"
-exec nginx -p "$directory" -c nginx.conf -e stderr
+exec /usr/sbin/nginx -p "$directory" -c nginx.conf -e stderr

@@ -127,11 +127,11 @@ impl Palette {
 fn bars(scenario: &Scenario, palette: &mut Palette) -> Bars {
     let figures = match scenario.mode() {
         "echo" => [
-            ("server CPU per round trip, µs", "server_cpu_us_per_round_trip"),
+            ("serving CPU per round trip, µs", "serving_cpu_us_per_round_trip"),
             ("round trips/s", "round_trips_per_second"),
         ],
         "connect" => [
-            ("server CPU per handshake, µs", "server_cpu_us_per_handshake"),
+            ("serving CPU per handshake, µs", "serving_cpu_us_per_handshake"),
             ("handshakes/s", "handshakes_per_second"),
         ],
         "idle" => [
@@ -139,7 +139,7 @@ fn bars(scenario: &Scenario, palette: &mut Palette) -> Bars {
             ("server CPU, % of a core", "server_cpu_percent"),
         ],
         _ => [
-            ("server CPU per delivery, µs", "server_cpu_us_per_delivery"),
+            ("serving CPU per delivery, µs", "serving_cpu_us_per_delivery"),
             ("deliveries/s", "deliveries_per_second"),
         ],
     };
@@ -344,7 +344,7 @@ impl Sizes {
 fn by_subscribers(scenarios: &[Scenario], palette: &mut Palette) -> Vec<Plot> {
     const FIGURES: [(&str, &str, &str, &str); 2] = [
         ("deliveries", "Deliveries per second", "deliveries/s", "deliveries_per_second"),
-        ("cpu", "Server CPU per delivery", "server CPU per delivery, µs", "server_cpu_us_per_delivery"),
+        ("cpu", "Serving CPU per delivery", "serving CPU per delivery, µs", "serving_cpu_us_per_delivery"),
     ];
     // In the order in which the loads occur.
     let mut loads: Vec<(String, [Sizes; 2])> = Vec::new();
