@@ -93,7 +93,6 @@ const IDLE: &[Column] = &[
     ),
     column("RSS before the first connection, MiB", "/figures/server_rss_mib_before_connect", Format::Number),
     column("server CPU, % of a core", "/figures/server_cpu_percent", Format::Number),
-    column("pings/s", "/figures/pings_per_second", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 

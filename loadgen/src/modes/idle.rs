@@ -19,6 +19,8 @@ struct Idle {
     duration_ns: u64,
     until_ns: u64,
     messages: u64,
+    /// Pings answered before the measurement, then in it.
+    pings: [u64; 2],
 }
 
 /// Runs the mode.
@@ -31,6 +33,7 @@ pub(crate) fn run(arguments: IdleArguments) -> Result<Measurement, crate::Failur
             duration_ns: duration.as_nanos() as u64,
             until_ns: 0,
             messages: 0,
+            pings: [0; 2],
         };
         (mode, vec![Opening { target: 0, count: settings.share(index) }])
     };
@@ -50,15 +53,21 @@ impl Mode for Idle {
         self.messages += 1;
     }
 
-    fn on_stage(&mut self, _links: &mut Links, stage: Stage, now_ns: u64) {
+    fn on_stage(&mut self, links: &mut Links, stage: Stage, now_ns: u64) {
         match stage {
             Stage::WarmUp => self.until_ns = now_ns + self.settle_ns,
-            Stage::Measure => self.until_ns = now_ns + self.duration_ns,
+            Stage::Measure => {
+                self.until_ns = now_ns + self.duration_ns;
+                self.pings[0] = links.pings;
+            }
             _ => {}
         }
     }
 
-    fn on_turn(&mut self, links: &mut Links, _stage: Stage, now_ns: u64) -> Turn {
+    fn on_turn(&mut self, links: &mut Links, stage: Stage, now_ns: u64) -> Turn {
+        if stage == Stage::Measure {
+            self.pings[1] = links.pings - self.pings[0];
+        }
         if now_ns >= self.until_ns || links.open_count() == 0 {
             Turn::Done
         } else {
@@ -74,7 +83,7 @@ impl Mode for Idle {
 fn summarise(settings: Settings, mut outcome: Outcome<Idle>) -> Measurement {
     let foreign = outcome.modes.iter().map(|mode| mode.messages).sum();
     let connections = outcome.connected as f64;
-    let pings = outcome.pings;
+    let pings = outcome.modes.iter().map(|mode| mode.pings[1]).sum();
     let kernel = outcome.kernel.take();
     let counts = Counts {
         sent: outcome.planned as u64,
