@@ -123,7 +123,9 @@ impl Ranged for Axis {
 
     fn map(&self, position: &f64, (first, last): (i32, i32)) -> i32 {
         let share = (position - self.range.0) / (self.range.1 - self.range.0);
-        first + (share * f64::from(last - first)).round() as i32
+        // Logarithms differ in their last bit between builds; what lies half-way between pixels must not.
+        let place = (share * f64::from(last - first) * 1e6).round() / 1e6;
+        first + place.round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
