@@ -6,14 +6,13 @@ mod support;
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::time::Instant;
 
 use corecast::decorators::{IpDenyList, Logger, OriginCheck, RateLimit};
 use corecast::{AddressRules, Component, Connection, Message, Outcome};
 
 use probe::{Probe, Running, app, log, tell};
 use support::client::{Client, Upgrade};
-use support::frame::{self, Frame};
+use support::frame::Frame;
 
 #[test]
 fn origin_check_refuses_pages_of_other_origins() {
@@ -84,21 +83,11 @@ fn rate_limit_closes_who_sends_too_much_and_nobody_else() {
     let server = Running::start(app().route("/", component));
     let mut calm = Client::connect(server.address, "/");
     let mut loud = Client::connect(server.address, "/");
-    let begun = Instant::now();
-    // All in one write, and more than any pause makes room for.
-    loud.send_raw(&Frame::text("echo x").masked().repeat(200)).expect("send");
-    let mut echoed = 0;
-    let close = loop {
-        match loud.frame() {
-            frame if frame.opcode == frame::CLOSE => break frame.close_code(),
-            frame => assert_eq!(frame, Frame::text("x")),
-        }
-        echoed += 1;
-    };
-    assert_eq!(close, Some((1008, "too many messages".to_owned())));
+    let flood = loud.flood("echo x", "x");
+    assert_eq!(flood.close, Some((1008, "too many messages".to_owned())));
     // Five at once, and one for each second that it took.
-    let most = 5 + begun.elapsed().as_secs() + 1;
-    assert!((5..=most).contains(&echoed), "{echoed} of 200 passed, {most} should at most");
+    let most = 5 + flood.took.as_secs() + 1;
+    assert!((5..=most).contains(&flood.answers), "{flood:?}, of which {most} should pass at most");
     tell(&mut calm, "echo y");
     calm.expect_text("y");
     server.end();

@@ -4,12 +4,10 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use libc::{SIGHUP, SIGTERM};
 
 use support::client::Upgrade;
-use support::frame::{self, Frame};
 use support::http;
 use support::server::{Launch, Server};
 use support::{PATIENCE, wait_for};
@@ -203,21 +201,11 @@ fn limits_change_without_a_restart() {
     // The topics of connections that came in between go with them.
     wait_for("room for one topic", || (status("/sub/held,a") == 101).then_some(()));
     assert_eq!(status("/sub/a,b"), 503);
-    let begun = Instant::now();
-    // All in one write, and more than any pause makes room for.
-    talker.send_raw(&Frame::text("x").masked().repeat(200)).expect("send");
-    let mut echoed = 0;
-    let close = loop {
-        match talker.frame() {
-            frame if frame.opcode == frame::CLOSE => break frame.close_code(),
-            frame => assert_eq!(frame, Frame::text("x")),
-        }
-        echoed += 1;
-    };
-    assert_eq!(close, Some((1008, "message rate".to_owned())));
+    let flood = talker.flood("x", "x");
+    assert_eq!(flood.close, Some((1008, "message rate".to_owned())));
     // Three at once, and three for each second that it took.
-    let most = 3 + 3 * (begun.elapsed().as_secs() + 1);
-    assert!((3..=most).contains(&echoed), "{echoed} of 200 passed, {most} should at most");
+    let most = 3 + 3 * (flood.took.as_secs() + 1);
+    assert!((3..=most).contains(&flood.answers), "{flood:?}, of which {most} should pass at most");
 
     file.write("accept-rate = 1\nslow-consumer = 'drop'\ncompression = 'off'\n");
     reload(&server, "done");

@@ -136,6 +136,14 @@ pub struct Client {
     pings_answered: usize,
 }
 
+/// What came of [`Client::flood`].
+#[derive(Debug)]
+pub struct Flood {
+    pub answers: u64,
+    pub close: Option<(u16, String)>,
+    pub took: Duration,
+}
+
 impl Client {
     /// Connects and shakes hands; panics on anything but a correct 101.
     #[track_caller]
@@ -376,6 +384,24 @@ impl Client {
     pub fn expect_alive(&mut self) {
         self.send(&Frame::new(frame::PING, "alive?"));
         self.expect_frame(&Frame::new(frame::PONG, "alive?"));
+    }
+
+    /// Sends 200 messages in one write, more than any pause makes room for, and reads answers until the server closes. Tells
+    /// how many came, why it closed, and how long it took at most.
+    #[track_caller]
+    pub fn flood(&mut self, message: &str, answer: &str) -> Flood {
+        let begun = Instant::now();
+        self.send_raw(&Frame::text(message).masked().repeat(200)).expect("send");
+        let mut answers = 0;
+        loop {
+            match self.frame() {
+                frame if frame.opcode == frame::CLOSE => {
+                    return Flood { answers, close: frame.close_code(), took: begun.elapsed() };
+                }
+                frame => assert_eq!(frame, Frame::text(answer)),
+            }
+            answers += 1;
+        }
     }
 
     /// A closing handshake begun by the client.

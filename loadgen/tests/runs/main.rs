@@ -360,6 +360,14 @@ fn idle_measures_the_process() {
 }
 
 #[test]
+fn idle_counts_the_pings_of_its_measurement_only() {
+    let run = run(Behaviour::PingAtOnce, "idle", "--connections 20 --settle 1s --duration 300ms");
+    run.assert_passed();
+    assert_eq!(run.document["pings_answered"], 20);
+    assert_eq!(run.figure("pings_per_second"), 0.0, "all came before");
+}
+
+#[test]
 fn kernel_memory_is_of_idle_alone() {
     let run = run(Behaviour::Echo, "echo", "--connections 4 --rounds 5");
     assert!(run.document.get("kernel_memory").is_none() && !run.text.contains("kernel"), "{}", run.text);

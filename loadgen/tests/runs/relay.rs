@@ -37,6 +37,8 @@ pub(crate) enum Behaviour {
     Close(usize),
     /// With message number `.0` the connection ends without a close frame.
     Hang(usize),
+    /// A ping stands right behind the answer to the handshake.
+    PingAtOnce,
     /// A message of somebody else goes before message number `.0`.
     Intrude(usize),
     /// Every handshake is answered with 403.
@@ -115,7 +117,8 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
     let answer = answer(&head, accepts);
     {
         let mut state = state.lock().unwrap();
-        stream.write_all(answer.as_bytes()).ok()?;
+        let ping: &[u8] = if behaviour == Behaviour::PingAtOnce { &[0x89, 0] } else { &[] };
+        stream.write_all(&[answer.as_bytes(), ping].concat()).ok()?;
         state.clients.push(stream.try_clone().ok()?);
     }
     loop {
