@@ -116,6 +116,7 @@ pub mod token_bucket;
 
 mod address_rules;
 mod app;
+mod by_slot;
 mod component;
 mod connection_id;
 mod forwarded;

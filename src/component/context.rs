@@ -8,7 +8,6 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -18,6 +17,7 @@ use std::task::Waker;
 use super::core::{CatchPanic, Executor, Overloaded};
 use super::{CloseReason, Fault, Message, Outcome, PreparedMessage};
 use crate::arena::{Arena, Span};
+use crate::by_slot::BySlot;
 use crate::compression::{Compressors, Encoding};
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
@@ -119,9 +119,9 @@ pub(crate) struct Context {
     compressors: RefCell<Compressors>,
     visible: RefCell<Vec<Visible>>,
     /// Peers whose address is not of IPv4, by slot.
-    long_peers: RefCell<HashMap<u32, SocketAddr>>,
+    long_peers: RefCell<BySlot<SocketAddr>>,
     /// Subscriptions of connections that have not none or one of them, by slot.
-    subscriptions: RefCell<HashMap<u32, i32>>,
+    subscriptions: RefCell<BySlot<i32>>,
     /// Subscriptions that a connection may have.
     max_subscriptions: Cell<usize>,
     /// Subscriptions that were refused for that.
@@ -129,9 +129,9 @@ pub(crate) struct Context {
     /// Attached values, by slot; as long as the last slot that has one.
     data: RefCell<Vec<Option<Rc<dyn Any>>>>,
     /// Requests of components that keep them, by slot.
-    requests: RefCell<HashMap<u32, Rc<Request>>>,
+    requests: RefCell<BySlot<Rc<Request>>>,
     /// Bytes that wait for connections that read too slowly, by slot.
-    queued: RefCell<HashMap<u32, Rc<Cell<usize>>>>,
+    queued: RefCell<BySlot<Rc<Cell<usize>>>>,
     commands: RefCell<Vec<Command>>,
     arena: RefCell<Arena>,
     /// Bytes of the frames among the commands.

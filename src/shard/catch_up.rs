@@ -13,7 +13,7 @@
 //!    for what is live, and a slow reader costs no more than any other.
 //! 3. An entry here goes with its subscription ([`Shard::forget_catch_up`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ use super::Shard;
 use super::message::{ReplayRequest, Replayed, Ticket, ToShard};
 use super::outbound::Piece;
 use super::slab::State;
+use crate::by_slot::{BySlot, SlotMap};
 use crate::component::{CloseCause, CloseReason};
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
@@ -63,9 +64,9 @@ struct First {
 #[derive(Debug, Default)]
 pub(super) struct CatchUps {
     /// By slot and by the topic's number here.
-    entries: HashMap<(u32, u32), CatchUp>,
+    entries: SlotMap<(u32, u32), CatchUp>,
     /// The topics with which each slot is catching up; the first is the one that brings messages now.
-    turns: HashMap<u32, VecDeque<u32>>,
+    turns: BySlot<VecDeque<u32>>,
     requests: u64,
     /// Slots that may ask for more.
     ready: Vec<u32>,

@@ -56,7 +56,6 @@ mod topic_limit;
 mod topics;
 mod upkeep;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -68,6 +67,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::arena::Arena;
+use crate::by_slot::BySlot;
 use crate::clock;
 use crate::component::{CloseReason, Command, Context};
 use crate::compression::Compressors;
@@ -141,19 +141,19 @@ struct Shard {
     /// Connections that wait to be refused for a limit other than that of the process.
     refusing: u64,
     /// What connections have been counted as in [`ProcessCounts`], by slot.
-    counted: HashMap<u32, AddressKey>,
+    counted: BySlot<AddressKey>,
     /// Addresses that proxies told, of connections whose request is not complete, by slot.
-    proxied: HashMap<u32, Option<SocketAddr>>,
+    proxied: BySlot<Option<SocketAddr>>,
     /// How fast connections send that have sent anything, by slot; only where there is a limit.
-    message_rates: HashMap<u32, TokenBucket>,
+    message_rates: BySlot<TokenBucket>,
     listeners: Vec<Listening>,
     receive_buffer: Box<[u8]>,
     /// Made when the first client that negotiated compression sends something.
     inflater: Option<Box<Inflater>>,
     /// Requests that have arrived in part, by slot.
-    partial_requests: HashMap<u32, Vec<u8>>,
+    partial_requests: BySlot<Vec<u8>>,
     /// Why connections in state `Closing` are, by slot.
-    closings: HashMap<u32, CloseReason>,
+    closings: BySlot<CloseReason>,
     /// Empty, between passes: what is swapped against the queue of commands.
     commands: Vec<Command>,
     spare_arena: Arena,
@@ -264,14 +264,14 @@ impl Shard {
             all_stats,
             process,
             refusing: 0,
-            counted: HashMap::new(),
-            proxied: HashMap::new(),
-            message_rates: HashMap::new(),
+            counted: BySlot::default(),
+            proxied: BySlot::default(),
+            message_rates: BySlot::default(),
             listeners: listeners.collect(),
             receive_buffer: vec![0; RECEIVE_BYTES].into(),
             inflater: None,
-            partial_requests: HashMap::new(),
-            closings: HashMap::new(),
+            partial_requests: BySlot::default(),
+            closings: BySlot::default(),
             commands: Vec::new(),
             spare_arena: Arena::default(),
             scratch: Vec::new(),
