@@ -89,11 +89,8 @@ impl OwnedTopics {
     /// The topic; it is made if nobody has used it before. It is to have a subscriber, or a message
     /// ([`OwnedTopics::note_message`]).
     pub(super) fn enter(&mut self, name: &TopicName, now_nanos: u64) -> &mut OwnedTopic {
-        if !self.topics.contains_key(name) {
-            let new = OwnedTopic { epoch: self.epoch, ..OwnedTopic::default() };
-            self.topics.insert(name.clone(), new);
-        }
-        let topic = self.topics.get_mut(name).expect("just entered");
+        let new = || OwnedTopic { epoch: self.epoch, ..OwnedTopic::default() };
+        let topic = self.topics.entry(name.clone()).or_insert_with(new);
         topic.used = now_nanos;
         topic
     }
