@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::address_rules::AddressRules;
 use crate::component::{Component, PeerAddress};
 use crate::path_pattern::PathPattern;
+use crate::ws::handshake::WebSocketKey;
 use crate::ws::{LivePage, OriginPolicy, RejectReason, Rejection, Request, handshake};
 
 /// One route: the paths, who may come, and the component that serves them.
@@ -42,6 +43,8 @@ pub(crate) struct Accepted {
     pub(crate) route: u8,
     /// The sub-protocol chosen.
     pub(crate) sub_protocol: Option<String>,
+    /// The request's key.
+    pub(crate) key: WebSocketKey,
 }
 
 /// Most routes that a server can have: a slot has one byte for the number of its route.
@@ -127,7 +130,7 @@ impl Routes {
     ) -> Result<Accepted, Rejection> {
         let (index, parameters) = self.find(request)?;
         let entry = &mut self.entries[index];
-        handshake::check_upgrade(request)?;
+        let key = handshake::check_upgrade(request)?;
         if peer.is_some_and(|peer| entry.denies(peer)) {
             return Err(Rejection::new(RejectReason::Address, "this address may not connect"));
         }
@@ -142,7 +145,7 @@ impl Routes {
             request.extensions_mut().insert(PeerAddress(peer));
         }
         entry.route.component.on_request(request)?;
-        Ok(Accepted { route: index as u8, sub_protocol })
+        Ok(Accepted { route: index as u8, sub_protocol, key })
     }
 
     fn find(&self, request: &Request) -> Result<(usize, crate::path_pattern::PathParameters), Rejection> {

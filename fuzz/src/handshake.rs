@@ -160,11 +160,12 @@ fn check_offers(request: &Request) {
 
 /// A request that passes is accepted; another gets its rejection.
 fn check_acceptance(request: &Request, subprotocol: Option<&str>, extensions: Option<&str>) {
+    let key = match handshake::check_upgrade(request) {
+        Ok(key) => key,
+        Err(rejection) => return check_rejection(&rejection),
+    };
     let mut out = Vec::new();
-    let accepted = handshake::write_acceptance(request, subprotocol, extensions, &HeaderMap::new(), &mut out);
-    if let Err(rejection) = handshake::check_upgrade(request) {
-        return check_rejection(&rejection);
-    }
+    let accepted = handshake::write_acceptance(key, subprotocol, extensions, &HeaderMap::new(), &mut out);
     assert_eq!(accepted, Ok(()), "the upgrade was checked");
     let (head, response) = read_response(&out);
     assert_eq!((head, response.status().as_u16()), (out.len(), 101));

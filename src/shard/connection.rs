@@ -211,7 +211,7 @@ impl Shard {
             let extensions = negotiated.map(|negotiated| negotiated.response_value());
             let (sub_protocol, extensions) = (accepted.sub_protocol.as_deref(), extensions.as_deref());
             let more = HeaderMap::new();
-            ws::handshake::write_acceptance(&request, sub_protocol, extensions, &more, &mut response)?;
+            ws::handshake::write_acceptance(accepted.key, sub_protocol, extensions, &more, &mut response)?;
             let window = negotiated.map(|negotiated| Encoding::window(negotiated.server_window_bits));
             Ok((accepted, window.unwrap_or_default()))
         });

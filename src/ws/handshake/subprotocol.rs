@@ -14,6 +14,9 @@ pub fn select_subprotocol<'a>(
     supported: &'a [String],
     strict: bool,
 ) -> Result<Option<&'a str>, Rejection> {
+    if !request.headers().contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        return Ok(None);
+    }
     let offers = || tokens(request.headers(), SEC_WEBSOCKET_PROTOCOL);
     if !offers().all(|offer| offer.iter().all(|&byte| is_token_byte(byte))) {
         return Err(Rejection::bad_request("the header Sec-WebSocket-Protocol is invalid"));

@@ -18,9 +18,9 @@ fn shake(bytes: &[u8]) -> Result<String, RejectReason> {
     let outcome = parse(bytes, MAX).and_then(|parsed| {
         let (request, head_bytes) = parsed.expect("the head is whole");
         assert_eq!(head_bytes, bytes.len());
-        check_upgrade(&request)?;
+        let key = check_upgrade(&request)?;
         let mut out = Vec::new();
-        write_acceptance(&request, None, None, &HeaderMap::new(), &mut out)?;
+        write_acceptance(key, None, None, &HeaderMap::new(), &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     });
     outcome.map_err(|rejection| rejection.reason)
@@ -137,6 +137,39 @@ fn every_fault_has_its_reason() {
 }
 
 #[test]
+fn of_several_faults_the_first_is_told() {
+    let faults = [
+        ("Host: a\r\n", "a header that may appear once appears twice"),
+        ("Content-Length: 5\r\n", "a WebSocket upgrade has no body"),
+        ("Connection", "Upgrade needs the header Connection: Upgrade"),
+        ("Sec-WebSocket-Version: 13\r\n", "a header that may appear once appears twice"),
+        ("Sec-WebSocket-Key", "the header Sec-WebSocket-Key is missing"),
+    ];
+    for (first, (_, message)) in faults.iter().enumerate() {
+        let mut headers = HEADERS.to_owned();
+        for (fault, _) in &faults[first..] {
+            let is_meant = |line: &&str| line.starts_with(&format!("{fault}:"));
+            match headers.clone().split_inclusive("\r\n").find(is_meant) {
+                Some(line) => headers = headers.replace(line, ""),
+                None => headers += fault,
+            }
+        }
+        let bytes = request("/", &headers);
+        let (request, _) = parse(&bytes, MAX).unwrap().unwrap();
+        assert_eq!(check_upgrade(&request).unwrap_err().message, *message, "{headers}");
+    }
+    for (name, message) in [
+        ("Host", "the header Host is missing"),
+        ("Upgrade", "Connection: Upgrade needs the header Upgrade: websocket"),
+        ("Sec-WebSocket-Version", "Sec-WebSocket-Version must be 13"),
+    ] {
+        let bytes = with(name, "");
+        let (request, _) = parse(&bytes, MAX).unwrap().unwrap();
+        assert_eq!(check_upgrade(&request).unwrap_err().message, message);
+    }
+}
+
+#[test]
 fn what_is_not_http_is_refused_at_its_first_bytes() {
     let noise: [&[u8]; 8] = [
         b"\x16\x03\x01",
@@ -202,7 +235,8 @@ fn acceptance_carries_what_was_chosen_and_refuses_what_cannot_be_sent() {
     let mut more = HeaderMap::new();
     more.append("x-served-by", HeaderValue::from_static("corecast"));
     let mut out = b"before".to_vec();
-    write_acceptance(&request, Some("chat"), Some("permessage-deflate"), &more, &mut out).unwrap();
+    let key = check_upgrade(&request).unwrap();
+    write_acceptance(key, Some("chat"), Some("permessage-deflate"), &more, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("beforeHTTP/1.1 101 ") && text.ends_with("\r\n\r\n"));
     for line in [
@@ -215,7 +249,7 @@ fn acceptance_carries_what_was_chosen_and_refuses_what_cannot_be_sent() {
 
     for (subprotocol, extensions) in [(Some("a\r\nb"), None), (None, Some("a\nb"))] {
         let mut out = b"before".to_vec();
-        let rejection = write_acceptance(&request, subprotocol, extensions, &more, &mut out).unwrap_err();
+        let rejection = write_acceptance(key, subprotocol, extensions, &more, &mut out).unwrap_err();
         assert_eq!((rejection.reason, &out[..]), (RejectReason::Internal, &b"before"[..]));
     }
 }
@@ -281,11 +315,11 @@ fn tungstenites_client_accepts_the_answer() {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.request.extend_from_slice(bytes);
             if let Some((request, _)) = parse(&self.request, MAX).unwrap() {
-                check_upgrade(&request).unwrap();
+                let key = check_upgrade(&request).unwrap();
                 let supported = ["chat".to_owned()];
                 let chosen = select_subprotocol(&request, &supported, true).unwrap();
                 let mut out = Vec::new();
-                write_acceptance(&request, chosen, None, &HeaderMap::new(), &mut out).unwrap();
+                write_acceptance(key, chosen, None, &HeaderMap::new(), &mut out).unwrap();
                 self.response = Cursor::new(out);
             }
             Ok(bytes.len())
@@ -341,9 +375,9 @@ proptest! {
                     let _ = path_segments(&request);
                     let _ = OriginPolicy::SameHost.check(&request);
                     let _ = select_subprotocol(&request, &["a".to_owned()], true);
-                    if check_upgrade(&request).is_ok() {
+                    if let Ok(key) = check_upgrade(&request) {
                         let mut out = Vec::new();
-                        write_acceptance(&request, None, None, &HeaderMap::new(), &mut out).unwrap();
+                        write_acceptance(key, None, None, &HeaderMap::new(), &mut out).unwrap();
                     }
                     break;
                 }
