@@ -5,8 +5,8 @@ use corecast::{Notice, Position, Rejection, Request, Start};
 /// Where a request's subscriptions begin.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Beginnings {
-    /// For each topic; `None` is live, without any more ado.
-    pub(crate) starts: Vec<Option<Start>>,
+    /// For each topic, where the request names places; else empty.
+    starts: Vec<Start>,
     /// When the client is told where it begins.
     pub(crate) notice: Notice,
 }
@@ -18,8 +18,10 @@ impl Beginnings {
     /// 400 for a parameter that cannot be understood, for two that contradict each other, and for a number of positions
     /// other than that of topics.
     pub(crate) fn of(request: &Request, topics: usize) -> Result<Self, Rejection> {
-        let query = request.uri().query().unwrap_or_default();
         let (mut starts, mut last_seen, mut notice) = (Vec::new(), None, None);
+        let Some(query) = request.uri().query() else {
+            return Ok(Self { starts, notice: Notice::IfLost });
+        };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let given = match &*name {
                 "since" => since(&value, topics)?,
@@ -50,12 +52,17 @@ impl Beginnings {
             Some(false) => Notice::Never,
             None => Notice::IfLost,
         };
-        let live = || vec![(notice == Notice::Always).then_some(Start::Now); topics];
-        Ok(Self { starts: if starts.is_empty() { live() } else { starts }, notice })
+        Ok(Self { starts, notice })
+    }
+
+    /// Where the subscription to a topic begins, by its place in the list; `None` is live, without any more ado.
+    pub(crate) fn start(&self, topic: usize) -> Option<Start> {
+        let live = (self.notice == Notice::Always).then_some(Start::Now);
+        self.starts.get(topic).copied().or(live)
     }
 }
 
-fn since(value: &str, topics: usize) -> Result<Vec<Option<Start>>, Rejection> {
+fn since(value: &str, topics: usize) -> Result<Vec<Start>, Rejection> {
     let positions: Result<Vec<Position>, _> = value.split(',').map(str::parse).collect();
     let positions = positions.map_err(|_| {
         Rejection::bad_request("since is EPOCH:OFFSET, for several topics one for each, separated by commas")
@@ -63,23 +70,23 @@ fn since(value: &str, topics: usize) -> Result<Vec<Option<Start>>, Rejection> {
     if positions.len() != topics {
         return Err(Rejection::bad_request("since needs one EPOCH:OFFSET for each topic"));
     }
-    Ok(positions.into_iter().map(|position| Some(Start::After(position))).collect())
+    Ok(positions.into_iter().map(Start::After).collect())
 }
 
-fn last(value: &str, topics: usize) -> Result<Vec<Option<Start>>, Rejection> {
+fn last(value: &str, topics: usize) -> Result<Vec<Start>, Rejection> {
     let count = value.parse().map_err(|_| Rejection::bad_request("last is a number of messages"))?;
-    Ok(vec![Some(Start::Latest(count)); topics])
+    Ok(vec![Start::Latest(count); topics])
 }
 
 /// What a client of `ws+meta.nchan` adds to the URL when it comes back: the id of one message, whatever its topic. Such a
 /// client would repeat a refused request for ever, so what cannot be understood is a place that is not known.
-fn last_event_id(value: &str, topics: usize) -> Vec<Option<Start>> {
+fn last_event_id(value: &str, topics: usize) -> Vec<Start> {
     let unknown = Position { epoch: 0, offset: u64::MAX };
     let position = match topics {
         1 => value.parse().unwrap_or(unknown),
         _ => unknown,
     };
-    vec![Some(Start::After(position)); topics]
+    vec![Start::After(position); topics]
 }
 
 #[cfg(test)]
@@ -91,9 +98,10 @@ mod tests {
     fn of(query: &str, topics: usize) -> Result<(Vec<Option<Start>>, Notice), ()> {
         let uri = format!("/sub/a{query}");
         let request = http::Request::get(uri).body(()).unwrap();
-        Beginnings::of(&request, topics).map(|it| (it.starts, it.notice)).map_err(|rejection| {
+        let read = Beginnings::of(&request, topics).map_err(|rejection| {
             assert_eq!(rejection.status(), 400);
-        })
+        })?;
+        Ok(((0..topics).map(|topic| read.start(topic)).collect(), read.notice))
     }
 
     fn after(epoch: u64, offset: u64) -> Option<Start> {

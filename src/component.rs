@@ -240,7 +240,8 @@ pub trait Component: 'static {
     }
 
     /// Sees the upgrade request before it is answered. Its extensions have the [`PeerAddress`], and the
-    /// [`crate::PathParameters`] of the route.
+    /// [`crate::PathParameters`] of the route. No other callback comes between this one and the request's `on_open`, so
+    /// what has been worked out here can be kept for that; but there is no `on_open` if the request is refused after all.
     ///
     /// # Errors
     /// A [`Rejection`] is sent instead of the 101, and the connection never opens.

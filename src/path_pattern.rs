@@ -96,16 +96,17 @@ impl PathPattern {
         let mut values = Vec::new();
         for segment in &self.0 {
             let Some(left) = rest else { return Ok(None) };
-            let (text, next) = match left.split_once('/') {
-                Some((text, next)) => (text, Some(next)),
+            if let Segment::Rest(name) = segment {
+                values.push((name.clone(), left.to_owned()));
+                rest = None;
+                break;
+            }
+            let (text, next) = match memchr::memchr(b'/', left.as_bytes()) {
+                Some(end) => (&left[..end], Some(&left[end + 1..])),
                 None => (left, None),
             };
             match segment {
-                Segment::Rest(name) => {
-                    values.push((name.clone(), left.to_owned()));
-                    rest = None;
-                    break;
-                }
+                Segment::Rest(_) => {}
                 Segment::Parameter(_) if text.is_empty() => return Ok(None),
                 Segment::Parameter(name) => values.push((name.clone(), text.to_owned())),
                 Segment::Literal(literal) => {

@@ -26,6 +26,9 @@ const ECHO_PATH: &str = "/echo";
 /// The sub-protocol in which every message comes with its id; the browser client of that name speaks it.
 const META_PROTOCOL: &str = "ws+meta.nchan";
 
+/// A connection opened without a request: the library's fault.
+const MISSING: &str = "the request is missing";
+
 fn bad_topic(error: TopicError) -> Rejection {
     match error {
         TopicError::TooMany => Rejection::subscriptions(),
@@ -34,13 +37,17 @@ fn bad_topic(error: TopicError) -> Rejection {
 }
 
 /// Subscribes to topics as the request wants it.
-fn subscribe(connection: &Connection, request: &Request, topics: Vec<TopicName>) -> Outcome {
-    let beginnings = Beginnings::of(request, topics.len()).map_err(|rejection| rejection.message)?;
+fn subscribe(
+    connection: &Connection,
+    topics: impl IntoIterator<Item = TopicName>,
+    beginnings: &Beginnings,
+) -> Outcome {
+    let request = connection.http_request().ok_or(MISSING)?;
     if request.extensions().get::<SubProtocol>().is_some_and(|name| name.0 == META_PROTOCOL) {
         connection.show_message_ids();
     }
-    for (topic, start) in topics.into_iter().zip(beginnings.starts) {
-        match start {
+    for (at, topic) in topics.into_iter().enumerate() {
+        match beginnings.start(at) {
             None => connection.subscribe(topic)?,
             Some(start) => connection.subscribe_from(topic, start, beginnings.notice)?,
         }
@@ -52,13 +59,15 @@ fn subscribe(connection: &Connection, request: &Request, topics: Vec<TopicName>)
 #[derive(Debug, Default)]
 pub(crate) struct Subscribe {
     sub_protocols: Vec<String>,
+    /// What the request that opens next asks for.
+    asked: Option<(Vec<TopicName>, Beginnings)>,
 }
 
 impl Subscribe {
     /// Speaks these sub-protocols.
     #[must_use]
     pub(crate) fn new(sub_protocols: Vec<String>) -> Self {
-        Self { sub_protocols }
+        Self { sub_protocols, asked: None }
     }
 
     fn topics(request: &Request) -> Result<Vec<TopicName>, TopicError> {
@@ -74,12 +83,14 @@ impl Component for Subscribe {
 
     fn on_request(&mut self, request: &Request) -> Result<(), Rejection> {
         let topics = Self::topics(request).map_err(bad_topic)?;
-        Beginnings::of(request, topics.len()).map(drop)
+        let beginnings = Beginnings::of(request, topics.len())?;
+        self.asked = Some((topics, beginnings));
+        Ok(())
     }
 
     fn on_open(&mut self, connection: &Connection) -> Outcome {
-        let request = connection.http_request().ok_or("the request is missing")?;
-        subscribe(connection, &request, Self::topics(&request)?)
+        let (topics, beginnings) = self.asked.take().ok_or(MISSING)?;
+        subscribe(connection, topics, &beginnings)
     }
 
     fn takes_messages(&mut self) -> bool {
@@ -92,6 +103,8 @@ impl Component for Subscribe {
 pub(crate) struct PublishSubscribe {
     sub_protocols: Vec<String>,
     allowed: bool,
+    /// What the request that opens next asks for.
+    asked: Option<(TopicName, Beginnings)>,
     /// The names of topics in use, each held once and counted by its connections.
     topics: HashMap<TopicName, Weak<TopicName>>,
     /// The topic of each connection, by its slot: half of what [`Connection::set_data`] would take.
@@ -128,19 +141,20 @@ impl Component for PublishSubscribe {
         if !self.allowed {
             return Err(Rejection::forbidden("clients may not publish here"));
         }
-        Self::topic(request).map_err(bad_topic)?;
-        Beginnings::of(request, 1).map(drop)
+        let topic = Self::topic(request).map_err(bad_topic)?;
+        self.asked = Some((topic, Beginnings::of(request, 1)?));
+        Ok(())
     }
 
     fn on_open(&mut self, connection: &Connection) -> Outcome {
-        let request = connection.http_request().ok_or("the request is missing")?;
-        let topic = Self::topic(&request)?;
-        let (slot, shared) = (connection.id().slot as usize, self.shared(topic.clone()));
+        let (topic, beginnings) = self.asked.take().ok_or(MISSING)?;
+        let (slot, shared) = (connection.id().slot as usize, self.shared(topic));
+        let topic = TopicName::clone(&shared);
         if self.of_slot.len() <= slot {
             self.of_slot.resize(slot + 1, None);
         }
         self.of_slot[slot] = Some(shared);
-        subscribe(connection, &request, vec![topic])
+        subscribe(connection, [topic], &beginnings)
     }
 
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {

@@ -75,6 +75,9 @@ impl TopicName {
     /// # Errors
     /// [`TopicError`], also for characters that the path must carry percent-encoded.
     pub fn from_path(encoded: &str) -> Result<Self, TopicError> {
+        if encoded.bytes().all(is_plain) {
+            return Self::new(encoded);
+        }
         let mut decoded = Vec::with_capacity(encoded.len());
         let mut rest = encoded.bytes();
         while let Some(byte) = rest.next() {
@@ -86,8 +89,7 @@ impl TopicName {
                     };
                     decoded.push((high * 16 + low) as u8);
                 }
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => decoded.push(byte),
-                b'_' | b'-' | b'.' | b':' | b'@' | b'=' | b'/' => decoded.push(byte),
+                _ if is_plain(byte) => decoded.push(byte),
                 _ => return Err(TopicError::Character),
             }
         }
@@ -133,6 +135,11 @@ impl TopicName {
         let hash = hash ^ (hash >> 33);
         ((u128::from(hash) * shards as u128) >> 64) as usize
     }
+}
+
+/// Whether a byte stands for itself in a path.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':' | b'@' | b'=' | b'/')
 }
 
 impl TryFrom<&str> for TopicName {

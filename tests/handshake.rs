@@ -323,6 +323,23 @@ fn a_percent_encoded_topic_is_the_topic_it_names() {
 }
 
 #[test]
+fn what_a_refused_request_asked_for_is_nobodys() {
+    let server = Server::start_shards(1, &["--client-publish"]);
+    for path in ["/sub/", "/pubsub/"] {
+        // Refused for its offer, after its topic and its place have been understood.
+        let refused = Upgrade::to(&format!("{path}refused?notice=true"));
+        let refused = refused.header("Sec-WebSocket-Extensions", "permessage-deflate; =");
+        assert_eq!(refused.refused(server.data).status, 400);
+        let mut own = server.connect(&format!("{path}own"));
+        server.publish("refused", "to nobody").expect(202);
+        server.publish("own", "to its subscriber").expect(201);
+        own.expect_text("to its subscriber");
+        own.close(1000);
+        server.wait_connections(0);
+    }
+}
+
+#[test]
 fn what_is_not_http_gets_no_101_and_harms_nobody() {
     let server = Server::start(&[]);
     let before = server.holdings();
