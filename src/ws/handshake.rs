@@ -178,7 +178,7 @@ impl<'a> AtMostOnce<'a> {
 
 /// `Host` once, and an authority (RFC 9112 3.2).
 fn check_host(host: AtMostOnce<'_>) -> Result<(), Rejection> {
-    let host = host.value()?.ok_or(Rejection::bad_request("the header Host is missing"))?;
+    let host = host.value()?.ok_or_else(|| Rejection::bad_request("the header Host is missing"))?;
     match origin::parse_authority(host) {
         Some(_) => Ok(()),
         None => Err(Rejection::bad_request("the header Host is invalid")),
@@ -190,7 +190,8 @@ fn check_host(host: AtMostOnce<'_>) -> Result<(), Rejection> {
 /// The four bits of the last digit that encode nothing are not judged: the example key of RFC 6455 4.1 has
 /// them set, and so have clients that copied it.
 fn websocket_key(key: AtMostOnce<'_>) -> Result<WebSocketKey, Rejection> {
-    let key = key.value()?.ok_or(Rejection::bad_request("the header Sec-WebSocket-Key is missing"))?;
+    let key =
+        key.value()?.ok_or_else(|| Rejection::bad_request("the header Sec-WebSocket-Key is missing"))?;
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     match <[u8; KEY_BYTES]>::try_from(key) {
         Ok(key @ [digits @ .., b'=', b'=']) if digits.iter().all(is_digit) => Ok(WebSocketKey(key)),
@@ -222,7 +223,9 @@ fn has_token(line: &[u8], token: &[u8]) -> bool {
 
 /// True for the bytes of a token (RFC 9110 5.6.2).
 pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+')
+        || matches!(byte, b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
 #[cfg(test)]
