@@ -12,6 +12,7 @@ use super::Shard;
 use super::batch::{Broadcast, Payload};
 use super::outbound::{Piece, Progress};
 use super::ring::ShortSend;
+use super::shared_pages::{Place, SharedPages};
 use super::slab::State;
 use super::stats::DropReason;
 use super::topics::CATCHING_UP;
@@ -24,6 +25,16 @@ use crate::frame::Frame;
 
 /// Most bytes of one topic that are joined into one send; more leave in several.
 const MAX_JOINED_BYTES: usize = 256 * 1024;
+
+/// One encoding of a broadcast that is under way.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Its number in the batch.
+    payload: u32,
+    length: usize,
+    /// Where it lies, if it goes out from shared pages.
+    place: Option<Place>,
+}
 
 impl Shard {
     // ---- to one connection ----
@@ -295,10 +306,12 @@ impl Shard {
                 continue;
             }
             let encoding = slot.form();
-            let (payload, length) = *payloads[encoding.index()].get_or_insert_with(|| {
+            let Held { payload, length, place } = *payloads[encoding.index()].get_or_insert_with(|| {
                 let broadcast = Broadcast::new(topic, group.to_vec(), encoding);
                 let length = broadcast.bytes().len();
-                (self.batch.hold(Payload::Broadcast(broadcast)), length)
+                let is_large = SharedPages::serves(length, subscribers.len());
+                let place = if is_large { self.pages.hold(broadcast.bytes()) } else { None };
+                Held { payload: self.batch.hold(Payload::Broadcast(broadcast)), length, place }
             });
             bytes += length;
             served += 1;
@@ -306,13 +319,31 @@ impl Shard {
                 self.enqueue_broadcast(index, payload, 0);
                 continue;
             }
+            if let Some(place) = place {
+                self.send_from_pages(index, payload, place);
+                continue;
+            }
             slot.staged_in = self.batch.number();
             if let Some(socket) = slot.descriptor() {
                 self.batch.stage(&mut self.ring, index, payload, socket);
             }
         }
+        self.pages.release();
         self.stats.deliveries.add(served * group.len() as u64);
         self.stats.delivery_bytes.add(bytes as u64);
+    }
+
+    /// Sends a large broadcast at once. Nothing is staged for the connection.
+    fn send_from_pages(&mut self, index: u32, payload: u32, place: Place) {
+        let Some(socket) = self.slab[index].descriptor() else { return };
+        match self.pages.send(socket, place) {
+            Ok(sent) if sent == place.length() => {}
+            Ok(sent) => self.enqueue_broadcast(index, payload, sent),
+            Err(_) => {
+                let id = self.slab.id(index);
+                self.broken.push(id);
+            }
+        }
     }
 
     pub(super) fn is_staged(&self, index: u32) -> bool {
@@ -349,14 +380,14 @@ impl Shard {
     }
 
     /// As [`Shard::flush_batch`], in the middle of a broadcast: its payloads go on to the next batch.
-    fn flush_and_hold_again(&mut self, payloads: &mut [Option<(u32, usize)>]) {
+    fn flush_and_hold_again(&mut self, payloads: &mut [Option<Held>]) {
         self.submit();
         self.queue_short_sends();
-        let numbers = || payloads.iter().flatten().map(|&(number, _)| number);
-        let kept: Vec<Payload> = numbers().map(|number| self.batch.take(number)).collect();
+        let numbers = payloads.iter().flatten().map(|held| held.payload);
+        let kept: Vec<Payload> = numbers.map(|number| self.batch.take(number)).collect();
         self.batch.release();
-        for ((number, _), payload) in payloads.iter_mut().flatten().zip(kept) {
-            *number = self.batch.hold(payload);
+        for (held, payload) in payloads.iter_mut().flatten().zip(kept) {
+            held.payload = self.batch.hold(payload);
         }
     }
 

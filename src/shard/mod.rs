@@ -16,6 +16,7 @@
 //! | `drain` | the way to the end: listeners, close frames, what was accepted before |
 //! | `settings` | limits, and their change at run time |
 //! | `ring`, `batch` | the io_uring, and the bytes that staged sends refer to |
+//! | `shared_pages` | bytes of large broadcasts, which sockets refer to instead of copying |
 //! | `slab`, `outbound`, `topics` | state per connection, per slow connection, per topic |
 //! | [`mesh`], [`message`] | the rings between cores and what travels in them |
 //! | `parking` | sleep in the executor, while user tasks are alive |
@@ -49,6 +50,7 @@ mod parking;
 mod publish;
 pub(crate) mod ring;
 mod settings;
+mod shared_pages;
 mod slab;
 pub mod stats;
 mod tasks;
@@ -88,6 +90,7 @@ use mesh::Mesh;
 use message::Publisher;
 use owned_topics::OwnedTopics;
 use ring::{Completions, Ring};
+use shared_pages::SharedPages;
 use slab::Slab;
 use stats::ShardStats;
 use tasks::{ShardExecutor, Tasks};
@@ -125,6 +128,7 @@ struct Shard {
     limits: Limits,
     ring: Ring,
     batch: Batch,
+    pages: SharedPages,
     completions: Completions,
     slab: Slab,
     local: LocalTopics,
@@ -229,6 +233,7 @@ impl Shard {
         let shard = mesh.shard();
         let now_nanos = clock::monotonic_nanos();
         let fanout_micros = Histogram::new_with_bounds(1, MAX_FANOUT_MICROS, 2).map_err(io::Error::other)?;
+        shared_pages::block_broken_pipe_signal()?;
         let ring = Ring::new()?;
         mesh.doorbell().install(ring.fd());
         let routes = catch_unwind(AssertUnwindSafe(|| routes()))
@@ -251,6 +256,7 @@ impl Shard {
             limits: Limits::new(settings.max_message_bytes),
             ring,
             batch: Batch::default(),
+            pages: SharedPages::default(),
             completions: Completions::default(),
             slab: Slab::new(shard as u16),
             local: LocalTopics::default(),
