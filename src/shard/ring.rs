@@ -191,6 +191,11 @@ impl Ring {
         queue.capacity() - queue.len()
     }
 
+    /// Operations that the kernel has yet to be given.
+    pub(super) fn staged(&mut self) -> usize {
+        self.uring.submission().len()
+    }
+
     /// Whether the kernel has taken everything that was staged.
     pub(super) fn is_submitted(&mut self) -> bool {
         self.uring.submission().is_empty()
