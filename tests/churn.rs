@@ -48,6 +48,16 @@ fn under_churn_everyone_gets_everything_once_and_in_order() {
 }
 
 #[test]
+fn in_a_topic_of_many_nobody_is_passed_over_when_others_come_and_go() {
+    // Far more than are served in one pass, so that lists change between the parts of a round.
+    let server = Server::start_shards(1, &["--history", "2000", "--client-publish"]);
+    let flags = "--connections 400 --topics 1 --rate 150 --churn 100 --duration 2s --timeout 30s";
+    let (code, text) = run(&server, "verify", "/pubsub/many", flags);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("expected 120,000   delivered 120,000   lost 0"), "{text}");
+}
+
+#[test]
 fn what_the_history_no_longer_has_is_told_and_not_pretended() {
     let server = Server::start_shards(2, &["--history", "1", "--client-publish"]);
     let flags = "--connections 20 --topics 2 --rate 400 --churn 100 --duration 2s --timeout 5s";

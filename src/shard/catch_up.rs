@@ -223,6 +223,7 @@ impl Shard {
         self.queue_replay(id, number, is_told.then_some((recovered, from)), &frames);
         if complete {
             self.catch_ups.remove(id.slot, number);
+            self.finish_sweep(number);
             self.local.go_live(number, &mut self.slab, id);
         } else {
             self.catch_ups.ready.push(id.slot);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::batch::Payload;
+use super::fanout::SERVED_PER_PASS;
 use super::message::Application;
 use super::parking::{Parking, YieldNow};
 use super::ring::Completion;
@@ -183,12 +184,12 @@ impl Shard {
         busy |= self.read_on();
         busy |= self.receive_messages();
         self.tick();
-        // What ends here calls back, and a callback may ask for more: until nobody does. Only then is nothing
-        // pending, which the report of subscribers relies on.
+        // What ends here calls back, and a callback may ask for more: until nobody does.
+        let mut budget = SERVED_PER_PASS;
         loop {
             busy |= self.apply_commands();
             busy |= self.continue_catch_ups();
-            self.fan_out();
+            self.fan_out_some(&mut budget);
             self.end_overflowed();
             self.end_broken();
             if self.context.mark() == 0 && !self.catch_ups.is_ready() {
@@ -217,6 +218,7 @@ impl Shard {
         // A flush on the way may have collected what this pass came too late for.
         let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();
         let left = left || self.catch_ups.is_ready() || !self.unread.is_empty();
+        let left = left || self.local.has_dirty() || !self.unflushed.is_empty();
         Ok(if left || self.context.mark() > 0 {
             Pass::Unfinished
         } else if busy {

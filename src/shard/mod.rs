@@ -9,7 +9,8 @@
 //! | `connection`, `ending` | a connection's life, from accept to the free slot |
 //! | `admission`, `address_counts` | who may connect, and whose address a connection has |
 //! | `callbacks`, `tasks` | calls into components, and the tasks that they spawn |
-//! | `fanout` | bytes to sockets: staged sends, send queues, broadcasts |
+//! | `fanout`, `sweep` | messages of topics to all subscribers, part by part |
+//! | `sending` | bytes to sockets: staged sends, send queues |
 //! | `publish` | the owner's side of topics, joins, messages from other cores |
 //! | `topic_limit` | who is told that there is no room for another topic |
 //! | `upkeep` | the tick: keep-alive, deadlines |
@@ -49,10 +50,12 @@ mod owned_topics;
 mod parking;
 mod publish;
 pub(crate) mod ring;
+mod sending;
 mod settings;
 mod shared_pages;
 mod slab;
 pub mod stats;
+mod sweep;
 mod tasks;
 mod topic_limit;
 mod topics;
@@ -172,7 +175,7 @@ struct Shard {
     broken: Vec<ConnectionId>,
     /// Publishes of this core that were refused, and whose publishers have yet to be told.
     refused: Vec<(Publisher, TopicName)>,
-    /// Bytes of messages that topics hold for this pass.
+    /// Bytes of messages that topics hold for somebody.
     pending_bytes: usize,
     /// Frames that were staged and not yet flushed.
     unflushed: Vec<Arc<Frame>>,

@@ -16,7 +16,7 @@ use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::topic::TopicName;
 
-/// Bytes of messages that may be pending in a pass; beyond it they are sent before more are taken in.
+/// Bytes of messages that one pass may take in; beyond it they are sent in its midst.
 const PENDING_BYTES: usize = 1024 * 1024;
 
 impl Shard {
@@ -51,6 +51,9 @@ impl Shard {
             return None;
         }
         let number = self.local.enter(topic, owner, owned_here);
+        if !catching_up {
+            self.finish_sweep(number);
+        }
         if !self.local.add(number, &mut self.slab, id.slot, catching_up) {
             self.context.count_subscription(id, -1);
             return None;
@@ -70,8 +73,12 @@ impl Shard {
 
     /// Ends a subscription; false if there is none.
     pub(super) fn unsubscribe(&mut self, index: u32, number: u32) -> bool {
+        self.finish_sweep(number);
         if !self.local.remove(number, &mut self.slab, index) {
             return false;
+        }
+        if self.local.get_mut(number).count() == 0 {
+            self.serve_nobody(number);
         }
         self.stats.subscriptions.subtract(1);
         self.forget_catch_up(index, number);
@@ -182,8 +189,7 @@ impl Shard {
 
     fn deliver(&mut self, topic: &TopicName, frame: Arc<Frame>) {
         match self.local.find(topic) {
-            // Before it is joined, a message is the tail of an earlier stay, with a gap behind it.
-            Some(number) if self.local.get_mut(number).joined => {
+            Some(number) if self.local.get_mut(number).takes_messages() => {
                 self.pending_bytes += frame.memory_bytes();
                 self.local.deliver(number, frame);
                 if self.pending_bytes > PENDING_BYTES {

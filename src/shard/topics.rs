@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::slab::{Slab, Slot, Subscription};
+use super::sweep::Sweep;
 use crate::compression::{Encoding, Encodings};
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
@@ -44,8 +45,8 @@ pub(super) struct LocalTopic {
     pub(super) stay: u64,
     /// Connections whose opening waits for that confirmation.
     pub(super) waiting: Vec<ConnectionId>,
-    /// Messages that arrived in this pass.
-    pub(super) pending: Vec<Arc<Frame>>,
+    /// Messages that somebody has yet to get.
+    pub(super) sweep: Sweep,
     changed: bool,
 }
 
@@ -58,6 +59,11 @@ impl LocalTopic {
     /// Subscribers, those that are catching up included.
     pub(super) fn count(&self) -> u32 {
         (self.subscribers.len() + self.catching_up.len()) as u32
+    }
+
+    /// Whether messages are for anybody here. Before it is joined, one is the tail of an earlier stay, with a gap behind it.
+    pub(super) fn takes_messages(&self) -> bool {
+        self.joined && self.count() > 0
     }
 
     /// Slots of both: a copy, for what takes them off their lists.
@@ -128,7 +134,7 @@ impl LocalTopics {
             encodings: [0; Encoding::COUNT],
             joined,
             waiting: Vec::new(),
-            pending: Vec::new(),
+            sweep: Sweep::default(),
             changed: false,
         };
         let topic = self.free.pop().unwrap_or_else(|| {
@@ -165,10 +171,11 @@ impl LocalTopics {
     /// it is listed when those are out ([`LocalTopics::list`]).
     pub(super) fn go_live(&mut self, topic: u32, slab: &mut Slab, id: ConnectionId) {
         let entry = self.get_mut(topic);
-        if entry.pending.is_empty() {
+        if entry.sweep.is_empty() {
             self.list(topic, slab, id.slot);
         } else {
-            entry.arriving.push((id, entry.pending.len()));
+            debug_assert!(!entry.sweep.is_under_way());
+            entry.arriving.push((id, entry.sweep.pending().len()));
         }
     }
 
@@ -227,15 +234,24 @@ impl LocalTopics {
         }
     }
 
-    /// Adds a message to those that leave in this pass.
+    /// Adds a message to those that are to leave.
     pub(super) fn deliver(&mut self, topic: u32, frame: Arc<Frame>) {
         let entry = self.get_mut(topic);
-        if entry.pending.is_empty() {
-            entry.pending.push(frame);
-            self.dirty.push_back(topic);
-        } else {
-            entry.pending.push(frame);
+        let was_empty = entry.sweep.is_empty();
+        entry.sweep.push(frame);
+        if was_empty {
+            self.mark_dirty(topic);
         }
+    }
+
+    /// Has a topic with pending messages take its turn behind the others that have.
+    pub(super) fn mark_dirty(&mut self, topic: u32) {
+        self.dirty.push_back(topic);
+    }
+
+    /// The topic is about to be served out of turn.
+    pub(super) fn unmark_dirty(&mut self, topic: u32) {
+        self.dirty.retain(|&dirty| dirty != topic);
     }
 
     /// Whether any topic has pending messages.
@@ -243,7 +259,7 @@ impl LocalTopics {
         !self.dirty.is_empty()
     }
 
-    /// Takes a topic that has pending messages, in the order in which they got them.
+    /// Takes the topic with pending messages whose turn it is.
     pub(super) fn next_dirty(&mut self) -> Option<u32> {
         self.dirty.pop_front()
     }
@@ -275,14 +291,14 @@ impl LocalTopics {
     }
 
     /// Takes a topic whose number of subscribers has changed, and forgets it when there are none left; with what the
-    /// owner is to be told. To be called when no messages are pending.
+    /// owner is to be told. A topic without subscribers must have no pending messages.
     pub(super) fn next_changed(&mut self) -> Option<Option<Report>> {
         let topic = self.changed.pop()?;
         let report = self.report(topic);
         let entry = self.get_mut(topic);
         entry.changed = false;
-        debug_assert!(entry.pending.is_empty());
         if entry.count() == 0 {
+            debug_assert!(entry.sweep.is_empty());
             let name = entry.name.clone();
             self.topics[topic as usize] = None;
             self.by_name.remove(&name);
@@ -412,6 +428,6 @@ mod tests {
         }
         assert_eq!(topics.next_dirty(), Some(topic));
         assert_eq!(topics.next_dirty(), None);
-        assert_eq!(topics.get_mut(topic).pending.len(), 3);
+        assert_eq!(topics.get_mut(topic).sweep.pending().len(), 3);
     }
 }
