@@ -29,7 +29,7 @@ suite=bench
 scenarios=bench/scenarios
 results=bench/results
 run_limit_seconds=600
-order="fanout-100-w1 fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 open-loop-1k lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 shards-1k-oversubscribed echo-100 echo-1000 connect-1k idle-1k idle-10k idle-19k loadgen-ceiling"
+order="fanout-100-w1 fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 open-loop-1k lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 shards-1k-oversubscribed echo-100 echo-1000 connect-1k connect-1k-rival idle-1k idle-10k idle-19k loadgen-ceiling"
 peers_order="fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 fanout-1k-1kib fanout-1k-16kib echo-1 echo-100 echo-1000 connect idle-10k keepalive-10k"
 skip_missing=no
 pairs=""
@@ -40,6 +40,7 @@ update=""
 chosen=""
 port=${BENCH_FIRST_PORT:-19400}
 server_pid=""
+rival_pid=""
 failed=0
 missing=""
 
@@ -89,6 +90,11 @@ for cpu in "$server_cpu" "$loadgen_cpu"; do
 done
 
 stop_server() {
+    if [ -n "$rival_pid" ]; then
+        kill -KILL "$rival_pid" 2>/dev/null || true
+        wait "$rival_pid" 2>/dev/null || true
+        rival_pid=""
+    fi
     [ -n "$server_pid" ] || return 0
     kill -TERM "$server_pid" 2>/dev/null || true
     for _ in $(seq 150); do
@@ -187,6 +193,11 @@ run_once() {
     fi
     pid=$server_pid
     if [ "$server" = nginx ]; then pid=$(worker_of "$server_pid"); fi
+    if [ "$rival" = yes ]; then
+        taskset -c "$server_cpu" sh -c 'while :; do :; done' &
+        rival_pid=$!
+        arguments="$arguments --rival $rival_pid"
+    fi
     # A comparison tells each command once, so it must not differ from run to run.
     if [ "$suite" = peers ]; then
         label=(--label "server_command=${command//$port/PORT}" --label reference=corecast)
@@ -220,7 +231,7 @@ turn_of() {
 }
 
 run_scenario() {
-    local scenario=$1 pass server arguments about="" servers="" load="" quick="" route=/pubsub/bench keepalive=""
+    local scenario=$1 pass server arguments about="" servers="" load="" quick="" route=/pubsub/bench keepalive="" rival=""
     # shellcheck source=/dev/null
     . "$scenarios/$scenario.sh"
     if [ "$quick_run" = yes ]; then arguments=$quick; else arguments=$load; fi

@@ -75,8 +75,9 @@
 //! everything that is not the hot path: HTTP publish, metrics, health, signals.
 //!
 //! Every topic has one *owner* shard. A publish goes there, gets its place in the topic's order, is encoded
-//! once and handed to each shard that has subscribers; each sends everything of a topic that arrived in one
-//! pass as one write per connection.
+//! once and handed to each shard that has subscribers; each serves them part by part, takes in what arrives in between,
+//! and sends everything of a topic that a subscriber has yet to get as one write. What is large goes out from pages of
+//! memory that all sockets share.
 //!
 //! | Module | Owns | Lives on |
 //! |---|---|---|

@@ -87,6 +87,9 @@ pub(crate) struct Common {
     /// Server process whose CPU and memory to measure
     #[arg(long)]
     pub(crate) pid: Option<u32>,
+    /// Process that keeps the server's CPU busy, so that the server never finds nothing to do: its CPU is told apart
+    #[arg(long, value_name = "PID", requires = "pid")]
+    pub(crate) rival: Option<u32>,
     /// Local IPv4 addresses to connect from; on loopback chosen by itself
     #[arg(long, value_name = "A-B")]
     pub(crate) source_ips: Option<SourceRange>,

@@ -135,6 +135,8 @@ pub(crate) struct Outcome<M> {
     pub(crate) client_cpu: (f64, f64),
     /// CPU seconds used on the whole machine, and stolen from it by a hypervisor.
     pub(crate) machine_cpu: (f64, f64),
+    /// CPU seconds of the rival.
+    pub(crate) rival_cpu: Option<f64>,
     /// Before connecting, before measuring, after measuring.
     pub(crate) server: Option<[Observation; 3]>,
     /// Before connecting, before measuring; if the plan asks for it.
@@ -191,6 +193,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             seconds: 0.0,
             client_cpu: (0.0, 0.0),
             machine_cpu: (0.0, 0.0),
+            rival_cpu: None,
             server: None,
             kernel: None,
             server_gone: false,
@@ -209,6 +212,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
         outcome.seconds = taken.seconds;
         outcome.client_cpu = taken.client_cpu;
         outcome.machine_cpu = taken.machine_cpu;
+        outcome.rival_cpu = taken.rival_cpu;
         outcome.server = taken.server;
         outcome.kernel = taken.kernel;
         outcome.server_gone = taken.server_gone;
@@ -241,6 +245,7 @@ struct Taken {
     seconds: f64,
     client_cpu: (f64, f64),
     machine_cpu: (f64, f64),
+    rival_cpu: Option<f64>,
     server: Option<[Observation; 3]>,
     kernel: Option<[io::Result<KernelObservation>; 2]>,
     server_gone: bool,
@@ -273,6 +278,8 @@ impl Conductor<'_> {
         // The look at the kernel takes a while, and may hold up the server: it is no part of what is measured.
         taken.kernel = before.kernel.map(|before| [before, KernelObservation::take(server)]);
         let ready = server.map(ServerProcess::observe).transpose()?;
+        let rival = self.settings.rival.map(ServerProcess);
+        let rival_before = rival.map(ServerProcess::observe).transpose()?;
         let client_before = sys::own_cpu_seconds();
         let machine_before = Machine::observe();
         let start = Instant::now();
@@ -285,6 +292,9 @@ impl Conductor<'_> {
         taken.client_cpu = (client_after.0 - client_before.0, client_after.1 - client_before.1);
         taken.machine_cpu = Machine::observe().since(machine_before);
         let after = server.map(ServerProcess::observe);
+        let rival_after = rival.map(ServerProcess::observe).transpose()?;
+        taken.rival_cpu =
+            rival_after.zip(rival_before).map(|(after, before)| after.cpu_since(&before).seconds);
         progress.finish();
         self.shared.begin(Stage::Linger);
         std::thread::sleep(LINGER);

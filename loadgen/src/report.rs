@@ -385,9 +385,9 @@ fn digits(value: f64) -> String {
 }
 
 /// Flags whose values differ from pass to pass.
-const PASS_FLAGS: &[&str] = &["--json", "--label", "--pid", "--progress"];
+const PASS_FLAGS: &[&str] = &["--json", "--label", "--pid", "--progress", "--rival"];
 /// The same, and where the server happened to listen.
-const URL_AND_PASS_FLAGS: &[&str] = &["--url", "--json", "--label", "--pid", "--progress"];
+const URL_AND_PASS_FLAGS: &[&str] = &["--url", "--json", "--label", "--pid", "--progress", "--rival"];
 
 /// The command without the flags `left_out` and their values.
 fn command(result: &Value, left_out: &[&str]) -> String {

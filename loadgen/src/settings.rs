@@ -30,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     pub(crate) handshakes: usize,
     pub(crate) pid: Option<u32>,
+    pub(crate) rival: Option<u32>,
     pub(crate) source_ips: Option<SourceRange>,
     pub(crate) json: Option<PathBuf>,
     pub(crate) labels: Vec<(String, String)>,
@@ -51,8 +52,10 @@ impl Settings {
                 common.connections
             ));
         }
-        if let Some(pid) = common.pid.filter(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists()) {
-            return Err(format!("--pid {pid}: no such process"));
+        for (flag, pid) in [("--pid", common.pid), ("--rival", common.rival)] {
+            if let Some(pid) = pid.filter(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists()) {
+                return Err(format!("{flag} {pid}: no such process"));
+            }
         }
         if common.source_ips.is_some() && !common.url.address.is_ipv4() {
             return Err(format!("--source-ips: {} is not an IPv4 address", common.url.address.ip()));
@@ -72,6 +75,7 @@ impl Settings {
             timeout: common.timeout,
             handshakes: common.handshakes,
             pid: common.pid,
+            rival: common.rival,
             source_ips: common.source_ips,
             json: common.json,
             labels: common.label,

@@ -1,7 +1,8 @@
 //! The driver: one task per shard that does one pass after another, and sleeps when there is nothing to do.
 //!
 //! A pass takes in everything that has arrived (completions, messages from other cores, what callbacks ask
-//! for), then lets everything go out together. Sleep is a wait in the shard's own ring; while user tasks live
+//! for), then lets it go out together: to single connections all of it, to the subscribers of a large topic a part
+//! ([`super::sweep`]), so that the next pass is never far. Sleep is a wait in the shard's own ring; while user tasks live
 //! on the executor the driver parks there instead, so that they run. Either way a sleep ends at the next tick.
 
 use std::io;

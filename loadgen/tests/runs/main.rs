@@ -331,6 +331,23 @@ fn connect_ends_connections_by_reset() {
 }
 
 #[test]
+fn a_rival_is_told_apart_from_others() {
+    let mut rival = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+    let arguments = format!(
+        "--connections 5 --rate 100 --duration 1s --reset --pid {} --rival {}",
+        std::process::id(),
+        rival.id()
+    );
+    let run = run(Behaviour::Good, "connect", &arguments);
+    rival.kill().unwrap();
+    rival.wait().unwrap();
+    run.assert_passed();
+    // On a busy machine it gets little, but never nothing.
+    assert!(run.figure("rival_cpu_percent") > 0.1, "{}", run.text);
+    assert!(run.figure("other_cpu_percent") >= 0.0, "{}", run.text);
+}
+
+#[test]
 fn connect_tells_refusals() {
     let run = run(Behaviour::Refuse, "connect", "--connections 5");
     run.assert_failed("5 × handshake_status_403");
@@ -388,6 +405,8 @@ fn bad_arguments_end_with_2_and_say_why() {
         ("fanout --url ws://127.0.0.1:9/ --window 1 --payload 10B", "--payload 10B: expected 24B to 16MiB"),
         ("echo --url ws://127.0.0.1:9/ --connections 1000000000", "descriptors"),
         ("echo --url ws://127.0.0.1:9/ --pid 4194305", "--pid 4194305: no such process"),
+        ("echo --url ws://127.0.0.1:9/ --pid 1 --rival 4194305", "--rival 4194305: no such process"),
+        ("echo --url ws://127.0.0.1:9/ --rival 1", "--pid <PID>"),
         ("echo --url ws://127.0.0.1:9/ --connections 1 --cpus 0-1", "--cpus: 2 threads for 1 connections"),
         ("fanout --url ws://127.0.0.1:9/ --rate 0", "--rate 0"),
         ("fanout --url wss://127.0.0.1:9/ --rate 1", "TLS is not supported"),
