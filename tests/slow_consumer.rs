@@ -164,6 +164,42 @@ fn one_that_never_reads_and_never_ends_is_dropped_at_last() {
     server.expect_holdings(&before);
 }
 
+/// The end of one has what is under way to the others finished first, which must not reach its own full queue.
+#[test]
+fn slow_consumers_that_leave_end_once() {
+    let server = Server::start_shards(1, &["--send-queue", "64KiB"]);
+    let mut swarm = Swarm::connect(server.data, "/sub/feed", 200);
+    let mut http = server.http();
+    let epoch = Instant::now();
+    let mut published = 0;
+    for round in 0..12 {
+        let slow: Vec<_> = (0..20).map(|_| Client::connect_narrow(server.data, "/sub/feed")).collect();
+        // Until the queues are about to be full: each round at another place.
+        let narrow_queues = 20.0 * f64::from(48 * 1024 + 1300 * round);
+        let mut looks = 0;
+        while server.metrics().sum("corecast_send_queue_bytes", &[]) < narrow_queues && looks < 400 {
+            for _ in 0..4 {
+                http.post("/pub/feed", &message(published, epoch)).expect("publish").expect(201);
+                published += 1;
+            }
+            looks += 1;
+        }
+        let mut leaving = slow.into_iter();
+        while let Some(client) = leaving.next() {
+            client.reset();
+            leaving.next().map(|client| client.end_sending());
+            http.post("/pub/feed", &message(published, epoch)).expect("publish").expect(201);
+            published += 1;
+        }
+        swarm.read_messages(published);
+    }
+    server.wait_connections(200);
+    let metrics = server.metrics();
+    let total = |name: &str| metrics.sum(name, &[]);
+    assert_eq!(total("corecast_connections_opened_total"), 440.0);
+    assert_eq!(total("corecast_connections_closed_total"), 240.0, "one that has ended has ended once");
+}
+
 #[test]
 fn a_client_that_reads_slowly_but_in_time_loses_nothing() {
     let server = Server::start_shards(2, &["--send-queue", "4MiB"]);

@@ -181,12 +181,12 @@ impl Shard {
         self.after_submit();
         self.now_nanos = clock::monotonic_nanos();
         self.tell_refused();
+        let mut budget = SERVED_PER_PASS.max(self.completions.events.len() + self.unread.len());
         let mut busy = self.handle_completions();
         busy |= self.read_on();
         busy |= self.receive_messages();
         self.tick();
         // What ends here calls back, and a callback may ask for more: until nobody does.
-        let mut budget = SERVED_PER_PASS;
         loop {
             busy |= self.apply_commands();
             busy |= self.continue_catch_ups();
@@ -219,7 +219,7 @@ impl Shard {
         // A flush on the way may have collected what this pass came too late for.
         let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();
         let left = left || self.catch_ups.is_ready() || !self.unread.is_empty();
-        let left = left || self.local.has_dirty() || !self.unflushed.is_empty();
+        let left = left || self.local.has_dirty();
         Ok(if left || self.context.mark() > 0 {
             Pass::Unfinished
         } else if busy {

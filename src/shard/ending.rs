@@ -30,6 +30,8 @@ impl Shard {
 
     /// Begins the close handshake from our side: close frame out, then wait for the peer's.
     pub(super) fn begin_close(&mut self, index: u32, reason: CloseReason) {
+        // What was published before goes ahead of the close frame; it may be too much.
+        self.fan_out_before_leaving();
         if self.slab[index].state != State::Open {
             return;
         }
@@ -110,7 +112,10 @@ impl Shard {
     /// The session is over: no more subscriptions, `on_close`, counters. The socket may live on to say so.
     pub(super) fn end_session(&mut self, index: u32, reason: &CloseReason) {
         let id = self.slab.id(index);
+        // Its leaving has rounds of its topics finished: it is not served any more, or it might overflow, and end, in its end.
+        self.slab[index].excluded = true;
         self.unsubscribe_all(index);
+        self.slab[index].excluded = false;
         self.context.begin_closing(id);
         self.message_rates.remove(&index);
         self.stats.connections.subtract(1);

@@ -10,7 +10,7 @@ use super::batch::{Broadcast, Payload};
 use super::outbound::Piece;
 use super::shared_pages::{Place, SharedPages};
 use super::slab::{Slot, State};
-use super::sweep::{PART_SUBSCRIBERS, Turn};
+use super::sweep::PART_SUBSCRIBERS;
 use crate::clock;
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
@@ -19,7 +19,8 @@ use crate::frame::Frame;
 /// Most bytes of one topic that are joined into one send; more leave in several.
 const MAX_JOINED_BYTES: usize = 256 * 1024;
 
-/// Subscribers from which on a pass serves no further part.
+/// Subscribers from which on a pass serves no further part, unless it has taken in more than that: what comes in must
+/// not keep from going out what there is.
 pub(super) const SERVED_PER_PASS: usize = PART_SUBSCRIBERS;
 
 /// Bytes of pending messages above which everybody is served before more is taken in: a round that goes on collects for
@@ -84,20 +85,12 @@ impl Shard {
     /// Serves all whom a sweep has not reached yet, if one is under way: before the list of subscribers changes.
     pub(super) fn finish_sweep(&mut self, topic: u32) {
         if self.local.get_mut(topic).sweep.is_under_way() {
-            self.local.unmark_dirty(topic);
             self.serve_all(topic);
         }
     }
 
-    /// The last subscriber has gone: what is pending counts as sent.
-    pub(super) fn serve_nobody(&mut self, topic: u32) {
-        if !self.local.get_mut(topic).sweep.is_empty() {
-            self.local.unmark_dirty(topic);
-            self.serve_all(topic);
-        }
-    }
-
-    fn serve_all(&mut self, topic: u32) {
+    /// Stages all that is pending in a topic. Where nobody is left to get it, it counts as sent.
+    pub(super) fn serve_all(&mut self, topic: u32) {
         while !self.local.get_mut(topic).sweep.is_empty() {
             self.serve_part(topic, true);
         }
@@ -109,11 +102,11 @@ impl Shard {
         let stay = entry.stay;
         let mut sweep = std::mem::take(&mut entry.sweep);
         let subscribers = std::mem::take(&mut entry.subscribers);
-        let Turn { part, skip } = sweep.begin_turn(subscribers.len(), whole);
+        let part = sweep.begin_turn(subscribers.len(), whole);
         let listed = Listed { topic, stay, first: part.start as u32, slots: &subscribers[part] };
         let served = listed.slots.len();
         if served > 0 {
-            self.send_group_by_group(&listed, &sweep.pending()[skip..]);
+            self.send_group_by_group(&listed, sweep.pending());
         }
         let entry = self.local.get_mut(topic);
         debug_assert!(entry.subscribers.is_empty());
@@ -121,10 +114,10 @@ impl Shard {
         for (id, skip) in std::mem::take(&mut entry.arriving) {
             self.welcome(topic, stay, id, &sweep.pending()[skip..]);
         }
-        for frame in sweep.end_turn() {
+        sweep.end_turn(|frame| {
             self.pending_bytes -= frame.memory_bytes();
             self.unflushed.push(frame);
-        }
+        });
         self.local.get_mut(topic).sweep = sweep;
         served
     }
@@ -209,6 +202,10 @@ impl Shard {
             }
         }
         self.pages.release();
+        if !self.batch.is_staged() {
+            // All of it went out from shared pages, and nothing is to be flushed that would let go of it.
+            self.batch.release();
+        }
         self.stats.deliveries.add(served * group.len() as u64);
         self.stats.delivery_bytes.add(bytes as u64);
     }

@@ -52,7 +52,8 @@ impl Shard {
         }
         let number = self.local.enter(topic, owner, owned_here);
         if !catching_up {
-            self.finish_sweep(number);
+            // What was published before is not for this one.
+            self.serve_all(number);
         }
         if !self.local.add(number, &mut self.slab, id.slot, catching_up) {
             self.context.count_subscription(id, -1);
@@ -78,7 +79,7 @@ impl Shard {
             return false;
         }
         if self.local.get_mut(number).count() == 0 {
-            self.serve_nobody(number);
+            self.serve_all(number);
         }
         self.stats.subscriptions.subtract(1);
         self.forget_catch_up(index, number);

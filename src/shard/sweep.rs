@@ -24,21 +24,15 @@ pub(super) struct Sweep {
     pending: Vec<Arc<Frame>>,
     /// Number of the first one pending, counted from the first that ever was.
     first: u64,
-    /// Of each part, from the one whose turn it is on, the number of the message that comes next for it. Empty while
-    /// nobody has got any of what is pending.
+    /// Of each part, from the one whose turn it is on, the number of the message that comes next for it: the least one in
+    /// front. Empty while nobody has got any of what is pending.
     next: VecDeque<u64>,
     /// The part whose turn it is.
     turn: usize,
 }
 
-/// Whom to serve, and with what.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Turn {
-    /// Places in the list of subscribers.
-    pub(super) part: Range<usize>,
-    /// Pending messages that they have got already.
-    pub(super) skip: usize,
-}
+/// Most messages for which memory is kept while none are pending.
+const KEPT_CAPACITY: usize = 16;
 
 impl Sweep {
     /// Adds a message.
@@ -61,36 +55,40 @@ impl Sweep {
         !self.next.is_empty()
     }
 
-    /// Whose turn it is, of so many subscribers in all; with `whole` everybody's, if the sweep is not under way.
-    pub(super) fn begin_turn(&mut self, subscribers: usize, whole: bool) -> Turn {
+    /// Whose turn it is to get all that is pending, by their places among so many subscribers; with `whole` everybody's,
+    /// if the sweep is not under way.
+    pub(super) fn begin_turn(&mut self, subscribers: usize, whole: bool) -> Range<usize> {
         let parts = subscribers.div_ceil(PART_SUBSCRIBERS);
         if self.next.is_empty() {
             if whole || parts <= 1 {
-                return Turn { part: 0..subscribers, skip: 0 };
+                return 0..subscribers;
             }
             self.next.extend(std::iter::repeat_n(self.first, parts));
         }
         debug_assert_eq!(self.next.len(), parts, "subscribers came or went during a sweep");
+        debug_assert_eq!(
+            self.next[0], self.first,
+            "somebody waits for the first one, and the longest are in front"
+        );
         let start = self.turn * PART_SUBSCRIBERS;
-        let skip = (self.next[0] - self.first) as usize;
-        Turn { part: start..subscribers.min(start + PART_SUBSCRIBERS), skip }
+        start..subscribers.min(start + PART_SUBSCRIBERS)
     }
 
-    /// Those of the last turn have got everything. Returns what nobody waits for any more.
-    pub(super) fn end_turn(&mut self) -> impl Iterator<Item = Arc<Frame>> + '_ {
+    /// Those of the last turn have got everything. Hands out what nobody waits for any more.
+    pub(super) fn end_turn(&mut self, done: impl FnMut(Arc<Frame>)) {
         let end = self.first + self.pending.len() as u64;
         if self.next.pop_front().is_some() {
             self.next.push_back(end);
             self.turn = (self.turn + 1) % self.next.len();
         }
         let first = self.next.front().map_or(end, |&next| next);
-        let done = (first - self.first) as usize;
+        self.pending.drain(..(first - self.first) as usize).for_each(done);
         self.first = first;
         if first == end {
             self.next.clear();
             self.turn = 0;
+            self.pending.shrink_to(KEPT_CAPACITY);
         }
-        self.pending.drain(..done)
     }
 }
 
@@ -107,13 +105,12 @@ mod tests {
 
     /// Serves one turn: the numbers of the messages that each subscriber has got are in `got`.
     fn take_turn(sweep: &mut Sweep, got: &mut [Vec<u64>], whole: bool) -> usize {
-        let Turn { part, skip } = sweep.begin_turn(got.len(), whole);
+        let part = sweep.begin_turn(got.len(), whole);
         for subscriber in &mut got[part.clone()] {
-            subscriber.extend(sweep.pending()[skip..].iter().map(|frame| frame.accepted_nanos()));
+            subscriber.extend(sweep.pending().iter().map(|frame| frame.accepted_nanos()));
         }
-        let served = part.len();
-        drop(sweep.end_turn());
-        served
+        sweep.end_turn(drop);
+        part.len()
     }
 
     #[test]

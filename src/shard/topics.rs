@@ -48,6 +48,8 @@ pub(super) struct LocalTopic {
     /// Messages that somebody has yet to get.
     pub(super) sweep: Sweep,
     changed: bool,
+    /// Its number is in the queue of dirty ones.
+    queued: bool,
 }
 
 impl LocalTopic {
@@ -83,7 +85,8 @@ pub(super) struct LocalTopics {
     by_name: HashMap<TopicName, u32>,
     topics: Vec<Option<LocalTopic>>,
     free: Vec<u32>,
-    /// Topics with pending messages.
+    /// Topics with pending messages; some may have been served out of turn since, or even be forgotten. A number is free
+    /// for another topic only when it is not in here.
     dirty: VecDeque<u32>,
     /// Topics whose number of subscribers the owner does not know yet.
     changed: Vec<u32>,
@@ -136,6 +139,7 @@ impl LocalTopics {
             waiting: Vec::new(),
             sweep: Sweep::default(),
             changed: false,
+            queued: false,
         };
         let topic = self.free.pop().unwrap_or_else(|| {
             self.topics.push(None);
@@ -236,32 +240,36 @@ impl LocalTopics {
 
     /// Adds a message to those that are to leave.
     pub(super) fn deliver(&mut self, topic: u32, frame: Arc<Frame>) {
-        let entry = self.get_mut(topic);
-        let was_empty = entry.sweep.is_empty();
-        entry.sweep.push(frame);
-        if was_empty {
-            self.mark_dirty(topic);
+        self.get_mut(topic).sweep.push(frame);
+        self.mark_dirty(topic);
+    }
+
+    /// Has a topic with pending messages take its turn behind the others that have, unless it waits already.
+    pub(super) fn mark_dirty(&mut self, topic: u32) {
+        if !std::mem::replace(&mut self.get_mut(topic).queued, true) {
+            self.dirty.push_back(topic);
         }
     }
 
-    /// Has a topic with pending messages take its turn behind the others that have.
-    pub(super) fn mark_dirty(&mut self, topic: u32) {
-        self.dirty.push_back(topic);
-    }
-
-    /// The topic is about to be served out of turn.
-    pub(super) fn unmark_dirty(&mut self, topic: u32) {
-        self.dirty.retain(|&dirty| dirty != topic);
-    }
-
-    /// Whether any topic has pending messages.
+    /// Whether any topic may have pending messages.
     pub(super) fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
     /// Takes the topic with pending messages whose turn it is.
     pub(super) fn next_dirty(&mut self) -> Option<u32> {
-        self.dirty.pop_front()
+        while let Some(topic) = self.dirty.pop_front() {
+            match &mut self.topics[topic as usize] {
+                Some(entry) => {
+                    entry.queued = false;
+                    if !entry.sweep.is_empty() {
+                        return Some(topic);
+                    }
+                }
+                None => self.free.push(topic),
+            }
+        }
+        None
     }
 
     /// What the owner is to be told of a topic's subscribers; `None` if it has been told so already.
@@ -299,10 +307,12 @@ impl LocalTopics {
         entry.changed = false;
         if entry.count() == 0 {
             debug_assert!(entry.sweep.is_empty());
-            let name = entry.name.clone();
+            let (name, queued) = (entry.name.clone(), entry.queued);
             self.topics[topic as usize] = None;
             self.by_name.remove(&name);
-            self.free.push(topic);
+            if !queued {
+                self.free.push(topic);
+            }
         }
         Some(report)
     }
