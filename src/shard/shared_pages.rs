@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create, sendfile};
 use rustix::io::{Errno, pwrite};
 
-/// Bytes of a broadcast from which on it goes out from shared pages: where that begins to be cheaper than a copy for
+/// Bytes of a broadcast from which on it goes out from shared pages: where that begins to cost no more than a copy for
 /// each subscriber (RESULTS.md, "Large broadcasts").
 const LEAST_BYTES: usize = 16 * 1024;
 
