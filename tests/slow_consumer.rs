@@ -187,7 +187,9 @@ fn slow_consumers_that_leave_end_once() {
         let mut leaving = slow.into_iter();
         while let Some(client) = leaving.next() {
             client.reset();
-            leaving.next().map(|client| client.end_sending());
+            if let Some(client) = leaving.next() {
+                client.end_sending();
+            }
             http.post("/pub/feed", &message(published, epoch)).expect("publish").expect(201);
             published += 1;
         }
