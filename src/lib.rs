@@ -89,6 +89,7 @@
 //! | [`ws`] | the protocol, without sockets, clocks or a runtime | anywhere |
 //! | `service_manager` | what systemd is told | start, the control thread |
 //! | `topic`, `frame`, `compression`, `arena`, `clock` | names, encoded messages, bytes of a pass, time | anywhere |
+//! | `by_slot` | tables of what few connections have | its shard |
 //!
 //! Imports point one way: `app` → `server` → `control` → `shard` → `routes` → `component` → `ws`.
 

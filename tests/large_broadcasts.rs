@@ -18,9 +18,7 @@ const MESSAGES: u32 = 60;
 /// Bytes that say which message they are of, and where.
 fn message(number: u32) -> Vec<u8> {
     let line = |at: u32| format!("message {number:>4}, line {at:>6}\n").into_bytes();
-    let mut bytes: Vec<u8> = (0..).flat_map(line).take(MESSAGE_BYTES).collect();
-    bytes.truncate(MESSAGE_BYTES);
-    bytes
+    (0..).flat_map(line).take(MESSAGE_BYTES).collect()
 }
 
 /// Reads all messages of the series and fails with the first that is not as it was published.

@@ -292,7 +292,9 @@ impl Conductor<'_> {
         taken.client_cpu = (client_after.0 - client_before.0, client_after.1 - client_before.1);
         taken.machine_cpu = Machine::observe().since(machine_before);
         let after = server.map(ServerProcess::observe);
-        let rival_after = rival.map(ServerProcess::observe).transpose()?;
+        let rival_after = rival.map(ServerProcess::observe).transpose().map_err(|error| {
+            io::Error::new(error.kind(), format!("the rival was gone at the end of the measurement: {error}"))
+        })?;
         taken.rival_cpu =
             rival_after.zip(rival_before).map(|(after, before)| after.cpu_since(&before).seconds);
         progress.finish();

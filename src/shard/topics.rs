@@ -430,6 +430,27 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_is_forgotten_while_it_waits_leaves_its_number_to_nobody_before_its_turn() {
+        let mut slab = slab(1);
+        let mut topics = LocalTopics::default();
+        let gone = topics.enter(&name("a"), 0, true);
+        topics.add(gone, &mut slab, 0, false);
+        topics.deliver(gone, Frame::new(MessageKind::Text, b"x", 0, None));
+        topics.remove(gone, &mut slab, 0);
+        // Served out of turn, as nobody is left.
+        let sweep = &mut topics.get_mut(gone).sweep;
+        sweep.begin_turn(0, true);
+        sweep.end_turn(drop);
+        assert!(topics.next_changed().is_some() && topics.find(&name("a")).is_none());
+        let other = topics.enter(&name("b"), 0, true);
+        assert_ne!(other, gone);
+        topics.deliver(other, Frame::new(MessageKind::Text, b"x", 0, None));
+        assert_eq!(topics.next_dirty(), Some(other));
+        assert_eq!(topics.next_dirty(), None);
+        assert_eq!(topics.enter(&name("c"), 0, true), gone, "now it is free");
+    }
+
+    #[test]
     fn pending_messages_make_a_topic_dirty_once() {
         let mut topics = LocalTopics::default();
         let topic = topics.enter(&name("a"), 0, true);
