@@ -195,6 +195,36 @@ fn without_descriptors_the_others_are_served_and_newcomers_wait_or_are_refused()
     server.expect_holdings(&before);
 }
 
+/// Sockets that stay readable, or ended, with nothing to be read from them.
+#[test]
+fn nobody_is_waited_for_with_a_busy_cpu() {
+    let server = Server::start_shards(1, &["--echo", "--send-queue", "1MiB"]);
+    let mut ended = Client::connect_narrow(server.data, "/sub/feed");
+    let mut published = 0;
+    while server.metrics().sum("corecast_send_queue_bytes", &[]) < 100_000.0 {
+        server.publish("feed", &"x".repeat(50_000));
+        published += 1;
+    }
+    // The answer to its close has to wait for the rest, while its end can be read all the time.
+    ended.send(&Frame::close(1000, ""));
+    ended.end_sending();
+    let mut urgent: Vec<Client> =
+        ["/echo", "/sub/other"].into_iter().map(|path| server.connect(path)).collect();
+    urgent[0].send_text("in band");
+    urgent[0].expect_text("in band");
+    urgent.iter().for_each(Client::send_urgent);
+
+    let (cpu_before, start) = (server.cpu_time(), Instant::now());
+    thread::sleep(Duration::from_secs(1));
+    let busy = (server.cpu_time() - cpu_before).as_secs_f64() / start.elapsed().as_secs_f64();
+    assert!(busy < 0.5, "the server spins: {busy:.2} of a core");
+    for _ in 0..published {
+        assert_eq!(ended.message().payload.len(), 50_000);
+    }
+    assert_eq!(ended.expect_failed(1000), "");
+    urgent.iter_mut().for_each(Client::expect_alive);
+}
+
 #[test]
 fn a_thousand_connects_a_second_do_not_disturb_a_fanout() {
     const CONNECTS: usize = 3000;

@@ -257,7 +257,7 @@ impl Shard {
                     self.on_readable(slot, generation, ended, more);
                     self.apply_if_much();
                 }
-                Completion::Writable { slot, generation } => self.on_writable(slot, generation),
+                Completion::Writable { slot, generation, more } => self.on_writable(slot, generation, more),
                 Completion::Accepted { listener, result, more } => self.on_accepted(listener, result, more),
                 Completion::UnwatchReadableFailed { slot, generation } => {
                     self.on_unwatch_readable_failed(slot, generation);

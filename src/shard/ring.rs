@@ -53,8 +53,8 @@ pub(super) enum Completion {
     /// The connection can be read; with `ended`, its end or a failure can be read behind what is left. Unless
     /// `more`, the watch is over.
     Readable { slot: u32, generation: u32, ended: bool, more: bool },
-    /// The connection may take bytes again, or has failed; the watch is over.
-    Writable { slot: u32, generation: u32 },
+    /// The connection may take bytes again, or has failed. Unless `more`, the watch is over.
+    Writable { slot: u32, generation: u32, more: bool },
     /// Ending the watch for reading raced with its wake-up and must be asked for again.
     UnwatchReadableFailed { slot: u32, generation: u32 },
     /// The same for writing.
@@ -147,9 +147,18 @@ impl Ring {
         self.push(entry.user_data(user_data(READABLE, generation, slot)));
     }
 
-    /// Reports once when the connection takes bytes again.
-    pub(super) fn watch_writable(&mut self, slot: u32, generation: u32, socket: BorrowedFd<'_>) {
-        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build();
+    /// Reports when the connection takes bytes again: once; or with `peer_ended` each time until
+    /// [`Ring::unwatch_writable`], because every poll of io_uring reports the peer's end too, and one-shot polls would
+    /// do so again and again.
+    pub(super) fn watch_writable(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        socket: BorrowedFd<'_>,
+        peer_ended: bool,
+    ) {
+        let fd = types::Fd(socket.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).multi(peer_ended).build();
         self.push(entry.user_data(user_data(WRITABLE, generation, slot)));
     }
 
@@ -300,7 +309,7 @@ impl Ring {
                     Completion::Readable { slot: low, generation: high, ended, more }
                 }
                 ACCEPT => Completion::Accepted { listener: low, result: accepted(result), more },
-                WRITABLE => Completion::Writable { slot: low, generation: high },
+                WRITABLE => Completion::Writable { slot: low, generation: high, more },
                 UNWATCH_READABLE if retry => {
                     Completion::UnwatchReadableFailed { slot: low, generation: high }
                 }

@@ -91,7 +91,7 @@ impl Shard {
         if outbound.holds == 0 && !slot.watching_writable {
             slot.watching_writable = true;
             if let Some(socket) = slot.descriptor() {
-                self.ring.watch_writable(index, slot.generation, socket);
+                self.ring.watch_writable(index, slot.generation, socket, slot.peer_ended);
             }
         }
     }
@@ -126,12 +126,12 @@ impl Shard {
         fits && !is_dropped_itself
     }
 
-    pub(super) fn on_writable(&mut self, index: u32, generation: u32) {
+    pub(super) fn on_writable(&mut self, index: u32, generation: u32, more: bool) {
         let slot = &mut self.slab[index];
         if slot.state == State::Free || !super::ring::same_generation(slot.generation, generation) {
             return;
         }
-        slot.watching_writable = false;
+        slot.watching_writable = more;
         if slot.state == State::Dead {
             return self.free_if_unwatched(index);
         }
@@ -176,7 +176,8 @@ impl Shard {
             Ok(Progress::Blocked) if slot.watching_writable => {}
             Ok(Progress::Blocked) => {
                 slot.watching_writable = true;
-                self.ring.watch_writable(index, slot.generation, std::os::fd::AsFd::as_fd(socket));
+                let socket = std::os::fd::AsFd::as_fd(socket);
+                self.ring.watch_writable(index, slot.generation, socket, slot.peer_ended);
             }
             Err(_) => {
                 let id = self.slab.id(index);

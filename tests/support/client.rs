@@ -421,6 +421,11 @@ impl Client {
         self.stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
     }
 
+    /// Sends one byte out of band, which no read brings.
+    pub fn send_urgent(&self) {
+        assert_eq!(SockRef::from(&self.stream).send_out_of_band(b"!").expect("send"), 1);
+    }
+
     /// Has a thread of its own read, and so answer pings, until the test wants the client back.
     pub fn in_background(mut self) -> Background {
         let enough = Arc::new(AtomicUsize::new(usize::MAX));
