@@ -109,7 +109,7 @@ impl Shard {
         slot.awaits_proxy_header = by_proxy && self.settings.proxy_protocol;
         slot.watching_readable = true;
         if let Some(socket) = slot.descriptor() {
-            self.ring.watch_readable(index, slot.generation, socket);
+            self.ring.watch_readable(index, slot.generation, socket, false);
         }
         self.stats.sockets.add(1);
         self.handshake_deadlines.start(self.slab.id(index), self.now_nanos);

@@ -87,39 +87,56 @@ impl Shard {
         if slot.state == State::Dead {
             return self.free_if_unwatched(index);
         }
-        if !more {
-            slot.watching_readable = true;
-            if let Some(socket) = slot.descriptor() {
-                self.ring.watch_readable(index, slot.generation, socket);
-            }
-        }
-        // One more read after the watch was renewed finds what came in between; one after an end finds it.
-        self.read(index, ended || !more);
+        self.read_and_watch(index, ended);
     }
 
-    /// Reads once; what may be left is read later in the pass, so that one busy client does not hold up all.
-    pub(super) fn read(&mut self, index: u32, until_end: bool) {
+    /// Reads, and watches on unless more is to be read first. With `until_end` what is read is followed by an end.
+    ///
+    /// Who has said something and says more before the keep-alive looks again is watched for good: that is cheaper with each
+    /// read, but to end it the kernel searches among all that it watches. Everybody else, and so a subscriber that only
+    /// answers pings, is watched for one time and then not at all, and can be closed at once when it ends.
+    pub(super) fn read_and_watch(&mut self, index: u32, until_end: bool) {
+        let slot = &self.slab[index];
+        let id = self.slab.id(index);
+        let talks = slot.heard && slot.state == State::Open;
+        if self.read(index, until_end) {
+            return self.unread.push(id);
+        }
+        let Some(slot) = self.slab.find(id) else { return };
+        // Behind the end nothing comes, and a watch would report the end again and again.
+        if slot.watching_readable || slot.peer_ended || slot.state == State::Dead {
+            return;
+        }
+        slot.watching_readable = true;
+        let each_time = talks && slot.state == State::Open;
+        if let Some(socket) = slot.descriptor() {
+            self.ring.watch_readable(index, slot.generation, socket, each_time);
+        }
+    }
+
+    /// Reads once; true if there may be more, which is read later in the pass, so that one busy client does not hold
+    /// up all.
+    fn read(&mut self, index: u32, until_end: bool) -> bool {
         let mut buffer = std::mem::take(&mut self.receive_buffer);
         let slot = &mut self.slab[index];
-        let id = ConnectionId { shard: self.context.shard(), slot: index, generation: slot.generation };
         let result = match &slot.socket {
             Some(socket) => { socket }.read(&mut buffer),
             None => Ok(0),
         };
+        let mut more = false;
         match result {
             Ok(0) => self.on_end(index),
             Ok(length) => {
                 slot.heard = true;
-                if length == buffer.len() || until_end {
-                    self.unread.push(id);
-                }
+                more = length == buffer.len() || until_end;
                 self.on_bytes(index, &mut buffer[..length]);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(id),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => more = true,
             Err(_) => self.kill(index, CloseCause::Transport),
         }
         self.receive_buffer = buffer;
+        more
     }
 
     fn on_bytes(&mut self, index: u32, bytes: &mut [u8]) {

@@ -280,7 +280,7 @@ impl Shard {
         let unread = std::mem::take(&mut self.unread);
         for &id in &unread {
             if self.slab.find(id).is_some_and(|slot| slot.state != super::slab::State::Dead) {
-                self.read(id.slot, true);
+                self.read_and_watch(id.slot, true);
                 self.apply_if_much();
             }
         }

@@ -21,8 +21,9 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-/// Entries of the submission queue: operations per `io_uring_enter`. The fan-out submits in pieces of this.
-const SUBMISSION_ENTRIES: u32 = 512;
+/// Entries of the submission queue: most operations that one `io_uring_enter` submits. With many sends in one call the
+/// kernel leaves a part of their work to `ksoftirqd`, which has to be scheduled for it.
+const SUBMISSION_ENTRIES: u32 = 64;
 
 /// Entries of the completion queue. More completions than this wait in the kernel and are flushed by the next
 /// enter; none is lost (`IORING_FEAT_NODROP`).
@@ -140,10 +141,16 @@ impl Ring {
         self.push(entry.user_data(user_data(CANCEL_ACCEPT, 0, listener)));
     }
 
-    /// Reports each time the connection can be read, until [`Ring::unwatch_readable`].
-    pub(super) fn watch_readable(&mut self, slot: u32, generation: u32, socket: BorrowedFd<'_>) {
+    /// Reports when the connection can be read: with `each_time` until [`Ring::unwatch_readable`], else once.
+    pub(super) fn watch_readable(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        socket: BorrowedFd<'_>,
+        each_time: bool,
+    ) {
         let interest = (libc::POLLIN | libc::POLLRDHUP) as u32;
-        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), interest).multi(true).build();
+        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), interest).multi(each_time).build();
         self.push(entry.user_data(user_data(READABLE, generation, slot)));
     }
 
