@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 
 use support::client::Client;
 use support::frame::{Frame, TEXT};
-use support::server::Server;
+use support::server::{Launch, Server};
+use support::sys::Cage;
 use support::wait_for;
 
 /// Above what is copied, and not a whole number of pages.
@@ -101,6 +102,19 @@ fn those_who_are_gone_cost_themselves_only() {
         }
     }
     server.wait_connections(staying.len());
+}
+
+/// A limit for files holds for the file of pages too, and whoever writes beyond it is sent a signal that ends a program.
+#[test]
+fn where_files_are_limited_everything_is_copied() {
+    let limited = Cage { file_bytes: Some(1024), ..Cage::default() };
+    let server = Launch::new(&["--cores", "1", "--send-queue", "8MiB"]).cage(limited).start();
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect("/sub/feed")).collect();
+    publish_all(&server);
+    clients.iter_mut().for_each(expect_all);
+    assert_eq!(page_files(&server), [0], "nothing could be written to it");
+    let warned = || server.stderr().contains("a large broadcast is copied").then_some(());
+    wait_for("the warning", warned);
 }
 
 /// `sendfile` raises SIGPIPE where `send` can be told not to, and the program that a server is part of may not ignore it.

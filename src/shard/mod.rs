@@ -236,7 +236,7 @@ impl Shard {
         let shard = mesh.shard();
         let now_nanos = clock::monotonic_nanos();
         let fanout_micros = Histogram::new_with_bounds(1, MAX_FANOUT_MICROS, 2).map_err(io::Error::other)?;
-        shared_pages::block_broken_pipe_signal()?;
+        shared_pages::block_signals_of_errors()?;
         let ring = Ring::new()?;
         mesh.doorbell().install(ring.fd());
         let routes = catch_unwind(AssertUnwindSafe(|| routes()))

@@ -70,7 +70,7 @@ impl SharedPages {
     /// Takes bytes in until the next release. `None` when there is no memory for them: then they must be copied.
     pub(super) fn hold(&mut self, bytes: &[u8]) -> Option<Place> {
         if matches!(self.file, File::Unopened) {
-            self.file = match memfd_create("corecast-broadcast", MemfdFlags::CLOEXEC) {
+            self.file = match open() {
                 Ok(file) => File::Open(file),
                 Err(error) => {
                     tracing::warn!(%error, "no shared pages: large broadcasts are copied for each subscriber");
@@ -80,16 +80,22 @@ impl SharedPages {
         }
         let File::Open(file) = &self.file else { return None };
         let start = self.end.next_multiple_of(PAGE_BYTES) + OFFSET_IN_PAGE;
-        let written = pwrite(file, bytes, start).unwrap_or(0);
         self.end = start + bytes.len() as u64;
-        (written == bytes.len()).then_some(Place { start, length: bytes.len() })
+        match pwrite(file, bytes, start) {
+            Ok(written) if written == bytes.len() => return Some(Place { start, length: bytes.len() }),
+            Ok(_) => tracing::warn!("too few shared pages: a large broadcast is copied for each subscriber"),
+            Err(error) => {
+                tracing::warn!(%error, "no shared pages: a large broadcast is copied for each subscriber");
+            }
+        }
+        None
     }
 
     /// Sends as much as the socket, which must not block, has room for; says how much that was.
     ///
     /// # Errors
     /// The socket's, when the connection is broken. The signal that comes with it must be blocked or ignored
-    /// ([`block_broken_pipe_signal`]): `sendfile` has no flag against it.
+    /// ([`block_signals_of_errors`]): `sendfile` has no flag against it.
     pub(super) fn send(&self, socket: BorrowedFd<'_>, place: Place) -> io::Result<usize> {
         let File::Open(file) = &self.file else { return Ok(0) };
         let mut offset = place.start;
@@ -112,11 +118,21 @@ impl SharedPages {
     }
 }
 
-/// Keeps SIGPIPE from the calling thread, for good. A program may have restored the signal's default, which ends it.
-pub(super) fn block_broken_pipe_signal() -> io::Result<()> {
-    let mut signals = nix::sys::signal::SigSet::empty();
-    signals.add(nix::sys::signal::Signal::SIGPIPE);
-    signals.thread_block().map_err(io::Error::from)
+/// Makes the file. What is in it is not to be executed, and says so where the kernel knows the flag (6.3): some refuse
+/// files without it (`vm.memfd_noexec`).
+fn open() -> Result<OwnedFd, Errno> {
+    const NAME: &str = "corecast-broadcast";
+    match memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create(NAME, MemfdFlags::CLOEXEC),
+        result => result,
+    }
+}
+
+/// Keeps signals from the calling thread, for good, that come with errors of [`SharedPages`] and end a program that has
+/// not said otherwise: SIGPIPE of a broken connection, SIGXFSZ of a file beyond the limit for files (`RLIMIT_FSIZE`).
+pub(super) fn block_signals_of_errors() -> io::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    SigSet::from_iter([Signal::SIGPIPE, Signal::SIGXFSZ]).thread_block().map_err(io::Error::from)
 }
 
 #[cfg(test)]
@@ -197,7 +213,7 @@ mod tests {
     #[test]
     fn a_broken_connection_is_an_error_and_the_signal_waits() {
         let test = || {
-            block_broken_pipe_signal().unwrap();
+            block_signals_of_errors().unwrap();
             let mut pages = SharedPages::default();
             let (server, _client) = pair();
             let place = pages.hold(&[0; 20_000]).unwrap();

@@ -14,6 +14,8 @@ pub struct Cage {
     pub descriptors: Option<u64>,
     /// RLIMIT_MEMLOCK in bytes, soft and hard; the privilege that lifts it is taken away too.
     pub memlock: Option<u64>,
+    /// RLIMIT_FSIZE in bytes, soft and hard.
+    pub file_bytes: Option<u64>,
     /// The CPUs the process may run on.
     pub cpus: Option<Vec<usize>>,
     /// `io_uring_setup` fails with this errno, as under a container's default profile.
@@ -44,6 +46,9 @@ impl Cage {
         if let Some(limit) = self.memlock {
             set_limit(0, libc::RLIMIT_MEMLOCK, limit, limit)?;
             drop_capability(CAP_IPC_LOCK)?;
+        }
+        if let Some(limit) = self.file_bytes {
+            set_limit(0, libc::RLIMIT_FSIZE, limit, limit)?;
         }
         self.hand_over()?;
         if let Some(errno) = self.io_uring_errno {
