@@ -112,6 +112,8 @@ impl Shard {
             self.ring.watch_readable(index, slot.generation, socket, false);
         }
         self.stats.sockets.add(1);
+        let slab = &mut self.slab;
+        self.handshake_deadlines.drop_ended(|id| slab.find(id).is_some_and(|slot| slot.is_unanswered()));
         self.handshake_deadlines.start(self.slab.id(index), self.now_nanos);
     }
 

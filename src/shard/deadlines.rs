@@ -31,6 +31,17 @@ impl Deadlines {
         }
     }
 
+    /// Drops up to two of those in front for which `waits` is false. Called ahead of each start it keeps the queue as
+    /// short as the line of those that wait, also while many begin and end between two looks at the clock.
+    pub(super) fn drop_ended(&mut self, mut waits: impl FnMut(ConnectionId) -> bool) {
+        for _ in 0..2 {
+            match self.queue.front() {
+                Some(&(_, connection)) if !waits(connection) => self.queue.pop_front(),
+                _ => return,
+            };
+        }
+    }
+
     /// Starts a deadline.
     pub(super) fn start(&mut self, connection: ConnectionId, now_nanos: u64) {
         self.queue.push_back((now_nanos.saturating_add(self.length_nanos), connection));
@@ -75,6 +86,19 @@ mod tests {
         assert_eq!(deadlines.expired(500, |id| id.slot == 2), Some(id(2)));
         assert_eq!(deadlines.expired(500, |id| id.slot == 2), None);
         assert!(deadlines.queue.is_empty());
+    }
+
+    #[test]
+    fn those_that_ended_early_make_room_for_those_that_begin() {
+        let id = |slot| ConnectionId { shard: 0, slot, generation: 0 };
+        let mut deadlines = Deadlines::new(Duration::from_nanos(100));
+        for slot in 0..1000 {
+            // Number 499 waits for good, the others until the next fifty have begun.
+            deadlines.drop_ended(|id| id.slot == 499 || id.slot + 50 > slot);
+            deadlines.start(id(slot), u64::from(slot));
+            assert!(deadlines.queue.len() <= 50 || slot >= 499, "{} at {slot}", deadlines.queue.len());
+        }
+        assert_eq!(deadlines.queue.front().map(|(_, id)| id.slot), Some(499), "it still waits");
     }
 
     #[test]

@@ -150,6 +150,12 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() <= 64, "an idle connection costs one cache line at most");
 
 impl Slot {
+    /// Whether its request has yet to be answered. An open connection whose 101 is still held back has not been either.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let held = self.outbound.as_ref().is_some_and(|outbound| outbound.holds > 0);
+        self.state == State::Handshake || (self.state == State::Open && held)
+    }
+
     fn vacant() -> Self {
         Self {
             socket: None,

@@ -70,13 +70,9 @@ impl Shard {
         let now = self.now_nanos;
         loop {
             let slab = &mut self.slab;
-            let late = self.handshake_deadlines.expired(now, |id| {
-                // An open connection whose 101 is still held back has not been answered either.
-                slab.find(id).is_some_and(|slot| {
-                    let held = slot.outbound.as_ref().is_some_and(|outbound| outbound.holds > 0);
-                    slot.state == State::Handshake || (slot.state == State::Open && held)
-                })
-            });
+            let late = self
+                .handshake_deadlines
+                .expired(now, |id| slab.find(id).is_some_and(|slot| slot.is_unanswered()));
             if let Some(id) = late {
                 self.stats.rejected[RejectReason::Timeout.index()].add(1);
                 self.kill(id.slot, CloseCause::Transport);
