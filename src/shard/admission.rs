@@ -107,10 +107,7 @@ impl Shard {
         self.set_over_limit(index, over_limit);
         let slot = &mut self.slab[index];
         slot.awaits_proxy_header = by_proxy && self.settings.proxy_protocol;
-        slot.watching_readable = true;
-        if let Some(socket) = slot.descriptor() {
-            self.ring.watch_readable(index, slot.generation, socket, false);
-        }
+        self.watch_readable(index, false);
         self.stats.sockets.add(1);
         let slab = &mut self.slab;
         self.handshake_deadlines.drop_ended(|id| slab.find(id).is_some_and(|slot| slot.is_unanswered()));

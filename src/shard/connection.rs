@@ -107,8 +107,14 @@ impl Shard {
         if slot.watching_readable || slot.peer_ended || slot.state == State::Dead {
             return;
         }
-        slot.watching_readable = true;
         let each_time = talks && slot.state == State::Open;
+        self.watch_readable(index, each_time);
+    }
+
+    /// Watches for something to read, once or each time. There must be no such watch.
+    pub(super) fn watch_readable(&mut self, index: u32, each_time: bool) {
+        let slot = &mut self.slab[index];
+        slot.watching_readable = true;
         if let Some(socket) = slot.descriptor() {
             self.ring.watch_readable(index, slot.generation, socket, each_time);
         }

@@ -31,14 +31,11 @@ impl Deadlines {
         }
     }
 
-    /// Drops up to two of those in front for which `waits` is false. Called ahead of each start it keeps the queue as
-    /// short as the line of those that wait, also while many begin and end between two looks at the clock.
+    /// Drops those in front for which `waits` is false: they have no deadline any more. Called ahead of each start it
+    /// keeps the queue as short as the line of those that wait, also while many begin and end between two looks at the clock.
     pub(super) fn drop_ended(&mut self, mut waits: impl FnMut(ConnectionId) -> bool) {
-        for _ in 0..2 {
-            match self.queue.front() {
-                Some(&(_, connection)) if !waits(connection) => self.queue.pop_front(),
-                _ => return,
-            };
+        while self.queue.front().is_some_and(|&(_, connection)| !waits(connection)) {
+            self.queue.pop_front();
         }
     }
 
@@ -47,27 +44,26 @@ impl Deadlines {
         self.queue.push_back((now_nanos.saturating_add(self.length_nanos), connection));
     }
 
-    /// The next connection whose time is up. Those for which `waits` is false have no deadline any more, and
-    /// are dropped on the way.
+    /// The next connection whose time is up, of those for which `waits` is true.
     pub(super) fn expired(
         &mut self,
         now_nanos: u64,
-        mut waits: impl FnMut(ConnectionId) -> bool,
+        waits: impl FnMut(ConnectionId) -> bool,
     ) -> Option<ConnectionId> {
-        while let Some(&(deadline, connection)) = self.queue.front() {
-            let waits = waits(connection);
-            if waits && deadline > now_nanos {
-                return None;
+        self.drop_ended(waits);
+        match self.queue.front() {
+            Some(&(deadline, connection)) if deadline <= now_nanos => {
+                self.queue.pop_front();
+                Some(connection)
             }
-            self.queue.pop_front();
-            if waits {
-                return Some(connection);
+            Some(_) => None,
+            None => {
+                if self.queue.capacity() > 1024 {
+                    self.queue.shrink_to_fit();
+                }
+                None
             }
         }
-        if self.queue.capacity() > 1024 {
-            self.queue.shrink_to_fit();
-        }
-        None
     }
 }
 

@@ -88,11 +88,20 @@ impl Shard {
         let before = outbound.queued_bytes();
         outbound.push(piece, sent);
         self.stats.send_queue_bytes.add((outbound.queued_bytes() - before) as u64);
-        if outbound.holds == 0 && !slot.watching_writable {
-            slot.watching_writable = true;
-            if let Some(socket) = slot.descriptor() {
-                self.ring.watch_writable(index, slot.generation, socket, slot.peer_ended);
-            }
+        if outbound.holds == 0 {
+            self.watch_writable(index);
+        }
+    }
+
+    /// Watches for room in the socket, unless that is watched for already.
+    fn watch_writable(&mut self, index: u32) {
+        let slot = &mut self.slab[index];
+        if slot.watching_writable {
+            return;
+        }
+        slot.watching_writable = true;
+        if let Some(socket) = slot.descriptor() {
+            self.ring.watch_writable(index, slot.generation, socket, slot.peer_ended);
         }
     }
 
@@ -173,12 +182,7 @@ impl Shard {
                     self.ending.push(index);
                 }
             }
-            Ok(Progress::Blocked) if slot.watching_writable => {}
-            Ok(Progress::Blocked) => {
-                slot.watching_writable = true;
-                let socket = std::os::fd::AsFd::as_fd(socket);
-                self.ring.watch_writable(index, slot.generation, socket, slot.peer_ended);
-            }
+            Ok(Progress::Blocked) => self.watch_writable(index),
             Err(_) => {
                 let id = self.slab.id(index);
                 self.broken.push(id);

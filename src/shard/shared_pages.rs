@@ -118,8 +118,8 @@ impl SharedPages {
     }
 }
 
-/// Makes the file. What is in it is not to be executed, and says so where the kernel knows the flag (6.3): some refuse
-/// files without it (`vm.memfd_noexec`).
+/// Makes the file. What is in it is not to be executed, and says so where the kernel knows the flag (6.3), which warns of
+/// files that do not say either.
 fn open() -> Result<OwnedFd, Errno> {
     const NAME: &str = "corecast-broadcast";
     match memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
