@@ -3,13 +3,15 @@
 # and loadgen on another. Raw results go to bench/results/, plots to bench/results/plots/, tables to
 # bench/results/tables.md and to the terminal.
 #
-#   scripts/bench.sh [--peers [--skip-missing]] [--quick] [--pairs N] [--no-build] [--no-run] [--update FILE] [SCENARIO…]
+#   scripts/bench.sh [--peers [--skip-missing]] [--quick] [--pairs N] [--results DIR] [--no-build] [--no-run]
+#                    [--update FILE] [SCENARIO…]
 #
 #   --peers        the scenarios of bench/scenarios/peers/ instead, in which floor and corecast run besides relays on
 #                  other libraries, which bench/peers/install.sh installs; results go to bench/results/peers/
 #   --skip-missing a peer that is not installed is no failure
 #   --quick        short runs, one pass: shows that everything works, measures little
 #   --pairs N      passes of each scenario (default 5)
+#   --results DIR  write there what would go to bench/results/, and leave that as it is
 #   --no-build     use the binaries that are there
 #   --no-run       measure nothing: make tables and plots from the raw results that are there
 #   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE (with --peers:
@@ -20,6 +22,7 @@
 # SERVER_CPU (default 0) and LOADGEN_CPU (default 1) choose the CPUs. Exit code 1 if a run lost or failed anything;
 # what a peer loses or fails is a result and stands in the tables.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "$0")/.."
 
 server_cpu=${SERVER_CPU:-0}
@@ -28,6 +31,7 @@ binaries=${CARGO_TARGET_DIR:-target}/release
 suite=bench
 scenarios=bench/scenarios
 results=bench/results
+results_chosen=""
 run_limit_seconds=600
 order="fanout-100-w1 fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 open-loop-1k lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 shards-1k-oversubscribed echo-100 echo-1000 connect-1k connect-1k-rival connect-18k idle-1k idle-10k idle-19k loadgen-ceiling"
 peers_order="fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 fanout-1k-1kib fanout-1k-16kib echo-1 echo-100 echo-1000 connect idle-10k keepalive-10k"
@@ -62,6 +66,12 @@ while [ $# -gt 0 ]; do
         pairs=$2
         shift
         ;;
+    --results)
+        [ -n "${2:-}" ] || fail "--results: expected a directory"
+        results_chosen=$(realpath -m "$called_from/$2")
+        case $2 in /*) results_chosen=$2 ;; esac
+        shift
+        ;;
     --no-build) build=no ;;
     --no-run) run=no ;;
     --update)
@@ -78,6 +88,8 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+[ -z "$results_chosen" ] || [ -z "$update" ] || fail "--update $update: its tables refer to bench/results/, not to --results"
+results=${results_chosen:-$results}
 plots=$results/plots
 for scenario in $chosen; do
     [ -f "$scenarios/$scenario.sh" ] || fail "$scenario: no such scenario; there are: $order"

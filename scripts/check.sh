@@ -67,6 +67,24 @@ smoke() {
     ! grep -q 'panicked' "$work/server.err" || smoke_failed "corecast panicked"
 }
 
+# The benchmarks of scripts/ and bench/ as a user would run them, shortly: that they work, not what they measure.
+benchmarks() {
+    local cpus server_cpu loadgen_cpu
+    cpus=$(taskset -cp $$ | sed 's/.*: //')
+    server_cpu=${cpus%%[-,]*} loadgen_cpu=${cpus##*[-,]}
+    SERVER_CPU=$server_cpu LOADGEN_CPU=$loadgen_cpu CARGO_TARGET_DIR=$target scripts/bench.sh --no-build --quick \
+        --results "$work/results" fanout-100-w1 open-loop-1k shards-1k-oversubscribed echo-100 connect-1k-rival idle-1k \
+        >"$work/bench.out" || return 1
+    grep -q '^|' "$work/results/tables.md" || return 1
+    bench/large_broadcasts.py "$target/release/corecast" 100 50000 5 || return 1
+    if ! perf record --quiet --output "$work/perf.data" true 2>/dev/null; then
+        echo "SKIPPED: scripts/profile.sh needs perf, and leave to use it"
+        return
+    fi
+    SERVER_CPU=$server_cpu LOADGEN_CPU=$loadgen_cpu CARGO_TARGET_DIR=$target scripts/profile.sh --no-build --seconds 1 \
+        fanout-1k echo
+}
+
 step "format" cargo fmt --all --check
 step "format of the peers" cargo fmt --manifest-path bench/peers/Cargo.toml --check
 step "lints" cargo clippy --workspace --all-targets -- -D warnings
@@ -75,4 +93,5 @@ step "tests" cargo test --workspace
 step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 step "release build" cargo build --workspace --release
 step "smoke run" smoke
+step "benchmarks" benchmarks
 printf '\ncheck.sh: all good after %s s\n' "$(($(date +%s) - began))"
