@@ -22,12 +22,12 @@ use std::rc::Rc;
 
 use http::HeaderMap;
 
-use super::Shard;
 use super::admission::{Preface, RETRY_AFTER_SECONDS};
 use super::listener::Sharing;
 use super::outbound::Outbound;
 use super::ring::same_generation;
 use super::slab::State;
+use super::{Shard, TURN_BYTES, TURN_QUEUED_BYTES};
 use crate::component::{CloseCause, CloseReason, Command, Connection, SubProtocol, SubscriptionLimit};
 use crate::compression::Encoding;
 use crate::connection_id::ConnectionId;
@@ -87,10 +87,14 @@ impl Shard {
         if slot.state == State::Dead {
             return self.free_if_unwatched(index);
         }
-        self.read_and_watch(index, ended);
+        // Where it is to have a turn anyway, another one would make it two, and each pass one more.
+        if !slot.unread {
+            self.read_and_watch(index, ended);
+        }
     }
 
-    /// Reads, and watches on unless more is to be read first. With `until_end` what is read is followed by an end.
+    /// Gives a connection its turn: reads, and watches on unless more is to be read first. With `until_end` what is read is
+    /// followed by an end.
     ///
     /// Who has said something and says more before the keep-alive looks again is watched for good: that is cheaper with each
     /// read, but to end it the kernel searches among all that it watches. Everybody else, and so a subscriber that only
@@ -99,10 +103,18 @@ impl Shard {
         let slot = &self.slab[index];
         let id = self.slab.id(index);
         let talks = slot.heard && slot.state == State::Open;
-        if self.read(index, until_end) {
+        let more = match self.put_off.remove(&index) {
+            Some(mut bytes) => {
+                self.on_bytes(index, &mut bytes);
+                true
+            }
+            None => self.read(index, until_end) || self.put_off.contains_key(&index),
+        };
+        let Some(slot) = self.slab.find(id) else { return };
+        if more {
+            slot.unread = true;
             return self.unread.push(id);
         }
-        let Some(slot) = self.slab.find(id) else { return };
         // Behind the end nothing comes, and a watch would report the end again and again.
         if slot.watching_readable || slot.peer_ended || slot.state == State::Dead {
             return;
@@ -318,12 +330,20 @@ impl Shard {
         let takes_messages = self.routes.takes_messages(slot.route);
         let limits = Limits { takes_messages, ..self.limits };
         let mut input = bytes;
+        let mut taken_bytes = 0;
         loop {
             match session.next_event(&mut input, &limits, inflater.as_deref_mut()) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
+                    if let Event::Message(message) = &event {
+                        taken_bytes += message.as_bytes().len();
+                    }
                     if !self.on_event(id, event) {
                         session.clear();
+                        break;
+                    }
+                    if taken_bytes > TURN_BYTES || self.context.queued_bytes() > TURN_QUEUED_BYTES {
+                        self.put_off.insert(index, input.to_vec());
                         break;
                     }
                 }

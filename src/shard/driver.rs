@@ -17,13 +17,10 @@ use super::message::Application;
 use super::parking::{Parking, YieldNow};
 use super::ring::Completion;
 use super::tasks::BLOCKING_THREADS;
-use super::{Parts, Shard, Waiting};
+use super::{APPLY_AT_BYTES, Parts, Shard, Waiting};
 use crate::clock;
 use crate::component::{CloseCause, Command, drop_caught};
 use crate::position::{Notice, Start};
-
-/// Bytes queued by callbacks at which a pass applies them before it reads on.
-const APPLY_AT_BYTES: usize = 1024 * 1024;
 
 /// How soon a shard looks again while a receiver has yet to make room for what overflowed.
 const OVERFLOW_RETRY: Duration = Duration::from_millis(1);
@@ -275,22 +272,31 @@ impl Shard {
         any
     }
 
-    /// Reads once more from connections that may have more than one call brought.
+    /// Gives another turn to connections that had more than one.
     fn read_on(&mut self) -> bool {
-        let unread = std::mem::take(&mut self.unread);
-        for &id in &unread {
-            if self.slab.find(id).is_some_and(|slot| slot.state != super::slab::State::Dead) {
+        let mut unread = std::mem::take(&mut self.unread);
+        let any = !unread.is_empty();
+        for id in unread.drain(..) {
+            let Some(slot) = self.slab.find(id) else { continue };
+            slot.unread = false;
+            if slot.state != super::slab::State::Dead {
                 self.read_and_watch(id.slot, true);
                 self.apply_if_much();
             }
         }
-        !unread.is_empty()
+        if self.unread.is_empty() {
+            self.unread = unread;
+        }
+        any
     }
 
     /// Bounds what the connections of one pass can make it hold.
     fn apply_if_much(&mut self) {
         if self.context.queued_bytes() > APPLY_AT_BYTES {
             self.apply_commands();
+            // What everybody has got is let go of.
+            self.flush_batch();
+            self.note_flushed();
         }
     }
 

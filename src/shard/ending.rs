@@ -200,6 +200,7 @@ impl Shard {
             self.end_session(index, &reason);
         }
         self.partial_requests.remove(&index);
+        self.put_off.remove(&index);
         let slot = &mut self.slab[index];
         slot.state = State::Dead;
         slot.session = Session::default();

@@ -107,8 +107,18 @@ pub use settings::{Settings, Waiting};
 /// Longest time between two ticks: the bound on any sleep, and so on what a lost wake-up could cost.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// Bytes read from a socket in one call, and so the most that one connection may bring into a pass.
+/// Bytes read from a socket in one call, and so the most that one connection may bring into a turn.
 const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// Bytes of messages after which a connection's turn is over, whatever it has sent beyond them: compressed, a thousandth of
+/// that is enough to make so much.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// Bytes queued by callbacks at which they are applied before anybody else has a turn.
+const APPLY_AT_BYTES: usize = 1024 * 1024;
+
+/// The same in the midst of a turn, which is over then: more than plain messages come to that are answered with as much.
+const TURN_QUEUED_BYTES: usize = 2 * APPLY_AT_BYTES;
 
 /// How long a connection that has sent its close frame, or its refusal, waits for the peer to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,8 +175,10 @@ struct Shard {
     commands: Vec<Command>,
     spare_arena: Arena,
     scratch: Vec<u8>,
-    /// Connections that may have more to read than one call brought.
+    /// Connections that may have more to read than one call brought, each once.
     unread: Vec<ConnectionId>,
+    /// What connections sent beyond their turn, by slot. All of them are in `unread`.
+    put_off: BySlot<Vec<u8>>,
     /// Connections that are to end once this pass's sends are out.
     ending: Vec<u32>,
     /// Connections whose send queue overflowed in this pass.
@@ -285,6 +297,7 @@ impl Shard {
             spare_arena: Arena::default(),
             scratch: Vec::new(),
             unread: Vec::new(),
+            put_off: BySlot::default(),
             ending: Vec::new(),
             overflowed: Vec::new(),
             broken: Vec::new(),

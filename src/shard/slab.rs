@@ -130,6 +130,8 @@ pub(super) struct Slot {
     pub(super) excluded: bool,
     /// Something came in since the keep-alive last looked.
     pub(super) heard: bool,
+    /// It is in the shard's list of connections that are read from later.
+    pub(super) unread: bool,
     /// A ping is unanswered.
     pub(super) pinged: bool,
     /// Accepted beyond a limit: its request is answered with 503.
@@ -170,6 +172,7 @@ impl Slot {
             watching_writable: false,
             excluded: false,
             heard: false,
+            unread: false,
             pinged: false,
             over_limit: None,
             awaits_proxy_header: false,
