@@ -1,9 +1,11 @@
 //! `peer-tungstenite [--echo] [--small-buffers] PORT`: a relay on tokio-tungstenite, with its default buffers or with
-//! buffers of 4 KiB. One task per connection on a current-thread runtime.
+//! buffers of 4 KiB. Two tasks per connection, one that reads and one that writes, on a current-thread runtime.
 
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::broadcast::{self, Sender};
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::broadcast::{Receiver, Sender};
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 
@@ -32,47 +34,55 @@ async fn main() -> std::io::Result<()> {
 /// An error of one connection ends it, and nothing else.
 async fn serve(stream: TcpStream, config: WebSocketConfig, group: Option<Sender<Message>>) {
     let _ = stream.set_nodelay(true);
-    let Ok(mut socket) = accept_async_with_config(stream, Some(config)).await else {
+    let Ok(socket) = accept_async_with_config(stream, Some(config)).await else {
         return;
     };
     let _ = match group {
-        Some(group) => relay(&mut socket, &group).await,
-        None => echo(&mut socket).await,
+        Some(group) => relay(socket, group).await,
+        None => echo(socket).await,
     };
 }
 
-async fn relay(socket: &mut WebSocketStream<TcpStream>, group: &Sender<Message>) -> Result<(), Error> {
+/// Reads in a task of its own: each poll of the reading side costs tungstenite a look at the socket and a read buffer made
+/// ready, which one task for both directions pays with every message that it sends.
+async fn relay(socket: WebSocketStream<TcpStream>, group: Sender<Message>) -> Result<(), Error> {
     let mut inbox = group.subscribe();
-    loop {
-        tokio::select! {
-            message = inbox.recv() => {
-                let Ok(message) = message else {
-                    return socket.close(None).await;
-                };
-                socket.feed(message).await?;
-                loop {
-                    match inbox.try_recv() {
-                        Ok(message) => socket.feed(message).await?,
-                        Err(broadcast::error::TryRecvError::Empty) => break,
-                        Err(_) => return socket.close(None).await,
-                    }
-                }
-                socket.flush().await?;
+    let (mut sink, mut messages) = socket.split();
+    let mut reader = tokio::spawn(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            if message.is_text() || message.is_binary() {
+                let _ = group.send(message);
             }
-            message = socket.next() => match message {
-                Some(message) => {
-                    let message = message?;
-                    if message.is_text() || message.is_binary() {
-                        let _ = group.send(message);
-                    }
-                }
-                None => return Ok(()),
-            },
         }
-    }
+    });
+    let result = tokio::select! {
+        result = write_all(&mut sink, &mut inbox) => result,
+        _ = &mut reader => Ok(()),
+    };
+    reader.abort();
+    result
 }
 
-async fn echo(socket: &mut WebSocketStream<TcpStream>) -> Result<(), Error> {
+/// Sends what comes, and with one flush all that has come, until the client has fallen too far behind.
+async fn write_all(
+    sink: &mut SplitSink<WebSocketStream<TcpStream>, Message>,
+    inbox: &mut Receiver<Message>,
+) -> Result<(), Error> {
+    while let Ok(message) = inbox.recv().await {
+        sink.feed(message).await?;
+        loop {
+            match inbox.try_recv() {
+                Ok(message) => sink.feed(message).await?,
+                Err(TryRecvError::Empty) => break,
+                Err(_) => return sink.close().await,
+            }
+        }
+        sink.flush().await?;
+    }
+    sink.close().await
+}
+
+async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         let message = message?;
         if message.is_text() || message.is_binary() {
