@@ -9,7 +9,8 @@
 #   --peers        the scenarios of bench/scenarios/peers/ instead, in which floor and corecast run besides relays on
 #                  other libraries, which bench/peers/install.sh installs; results go to bench/results/peers/
 #   --skip-missing a peer that is not installed is no failure
-#   --quick        short runs, one pass: shows that everything works, measures little
+#   --quick        short runs, one pass: shows that everything works, measures little; what it writes goes to
+#                  quick-results/ below the target directory, unless --results or --update says otherwise
 #   --pairs N      passes of each scenario (default 5)
 #   --results DIR  write there what would go to bench/results/, and leave that as it is
 #   --no-build     use the binaries that are there
@@ -89,6 +90,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -z "$results_chosen" ] || [ -z "$update" ] || fail "--update $update: its tables refer to bench/results/, not to --results"
+if [ "$quick_run$results_chosen$update" = yes ]; then results_chosen=${CARGO_TARGET_DIR:-target}/quick-results/$suite; fi
 results=${results_chosen:-$results}
 plots=$results/plots
 for scenario in $chosen; do

@@ -9,7 +9,8 @@ peer_command() {
     tungstenite-small) rust=peer-tungstenite options=" --small-buffers$3" ;;
     node)
         program=$installed/node/node_modules/ws
-        command="env NODE_PATH=$installed/node/node_modules $2 node bench/peers/node/relay.js$3 $port"
+        if [ -n "$keepalive" ]; then options="$options --ping-interval $keepalive"; fi
+        command="env NODE_PATH=$installed/node/node_modules $2 node bench/peers/node/relay.js$options $port"
         ;;
     python)
         program=$installed/venv/bin/python
