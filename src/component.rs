@@ -276,7 +276,8 @@ pub trait Component: 'static {
         }
     }
 
-    /// A publish by [`Core::publish`] reached nobody: the shards could not take more.
+    /// A publish reached nobody, because the shards could not take more or there was no room for its topic: one by
+    /// [`Core::publish`], or by [`Connection::publish`] of a connection that could not be closed for it any more.
     fn on_refused(&mut self, core: &Core, topic: &TopicName) {
         if let Some(inner) = self.inner() {
             inner.on_refused(core, topic);

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::thread;
 
-use corecast::{Component, Connection, Message, Outcome};
+use corecast::{CloseCode, CloseReason, Component, Connection, Core, Message, Outcome, TopicName};
 
-use probe::{Running, app, tell};
+use probe::{Events, Log, Running, app, log, tell};
 use support::client::{Client, Upgrade};
 use support::frame::{self, Frame};
 use support::http::{self, Response};
@@ -406,6 +406,87 @@ fn an_open_connection_that_asks_for_a_topic_too_many_is_closed() {
     tell(&mut other, "! kept");
     other.expect_text("ok");
     other.expect_text("published");
+    server.end();
+}
+
+/// Publishes where there is no room, also when a connection has gone.
+struct Refused(Log);
+
+impl Refused {
+    /// Enough for some to belong to each shard.
+    const TOPICS: usize = 12;
+}
+
+impl Component for Refused {
+    fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
+        let command = message.as_text().unwrap_or_default();
+        for n in 0..Self::TOPICS {
+            match command {
+                "core" => connection.core().publish(format!("core-{n}"), "x")?,
+                "close" => connection.publish(format!("connection-{n}"), "x")?,
+                _ => {}
+            }
+        }
+        match command {
+            "close" => connection.close(CloseCode::Normal),
+            "connection" => connection.publish("connection", "x")?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_close(&mut self, connection: &Connection, reason: &CloseReason) {
+        self.0.write(format!("closed {}", reason.code));
+        for n in 0..Self::TOPICS {
+            connection.publish(format!("left-{n}"), "x").expect("a topic name");
+        }
+    }
+
+    fn on_refused(&mut self, _core: &Core, topic: &TopicName) {
+        let (by, _) = topic.as_str().split_once('-').expect("a topic of this test");
+        self.0.write(format!("refused {by}"));
+    }
+}
+
+/// The next events, sorted: the owners of topics answer in no order.
+fn sorted(events: &Events, count: usize) -> Vec<String> {
+    let mut got: Vec<String> = (0..count).map(|_| events.next()).collect();
+    got.sort_unstable();
+    got
+}
+
+#[test]
+fn a_refused_publish_is_told_to_the_component_when_its_connection_cannot_be() {
+    let (log, events) = log();
+    let server = Running::start(
+        app().configure(|config| config.max_topics = 2).route("/", move || Refused(log.clone())),
+    );
+    let mut other = Client::connect(server.address, "/");
+    // Each shard has room for one.
+    tell(&mut other, "core");
+    assert_eq!(sorted(&events, Refused::TOPICS - 2), ["refused core"; Refused::TOPICS - 2]);
+    let refused = |by| vec![format!("refused {by}"); Refused::TOPICS];
+
+    let mut open = Client::connect(server.address, "/");
+    tell(&mut open, "connection");
+    let close = open.frame().close_code().expect("a close frame with a code");
+    assert_eq!(close, (1013, "the server cannot take more messages now".to_owned()));
+    open.send(&Frame::close(1013, ""));
+    events.expect("closed 1013");
+    assert_eq!(sorted(&events, Refused::TOPICS), refused("left"));
+
+    let mut closing = Client::connect(server.address, "/");
+    tell(&mut closing, "close");
+    assert_eq!(closing.frame().close_code().map(|(code, _)| code), Some(1000));
+    assert_eq!(sorted(&events, Refused::TOPICS), refused("connection"));
+    closing.send(&Frame::close(1000, ""));
+    events.expect("closed 1000");
+    assert_eq!(sorted(&events, Refused::TOPICS), refused("left"));
+
+    Client::connect(server.address, "/").reset();
+    events.expect("closed 1006");
+    assert_eq!(sorted(&events, Refused::TOPICS), refused("left"));
+    other.expect_alive();
     server.end();
 }
 

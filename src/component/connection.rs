@@ -225,8 +225,8 @@ impl Connection {
 
     /// Publishes to the topic's subscribers on all cores, this connection included if it is one. When they
     /// cannot take it, or the topic is new and there is no room for it (`--max-topics`), this connection is closed with
-    /// 1013 (try again later), or if it has gone
-    /// [`super::Component::on_refused`] is called.
+    /// 1013 (try again later), or if it is closing for another reason or has gone, as in
+    /// [`super::Component::on_close`], [`super::Component::on_refused`] is called.
     ///
     /// A topic's messages come in one order to all, but by way of the topic's owner, which may be another core: what
     /// is sent to a connection directly may overtake them.
@@ -262,7 +262,7 @@ impl Connection {
     fn publish_except(&self, topic: TopicName, message: Message<'_>, except: Option<ConnectionId>) {
         let frame = Frame::new(message.kind(), message.as_bytes(), clock::monotonic_nanos(), except);
         let origin = match self.context.is_known(self.id) {
-            true => Origin::Connection(self.id),
+            true => Origin::Connection { id: self.id, route: self.route },
             false => Origin::Core { route: self.route },
         };
         self.context.publish(topic, frame, origin);

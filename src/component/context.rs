@@ -28,8 +28,13 @@ use crate::ws::{MessageKind, Request, ServerHeader};
 /// Who publishes, on this core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A connection: closed with 1013 when the publish is refused.
-    Connection(ConnectionId),
+    /// A connection: closed with 1013 when the publish is refused; if it is not open any more, as for `Core`.
+    Connection {
+        /// The connection.
+        id: ConnectionId,
+        /// Its route.
+        route: u8,
+    },
     /// The component of a route: its `on_refused` is called.
     Core {
         /// The route.

@@ -20,8 +20,14 @@ use crate::topic::TopicName;
 /// Who published, and so who is told when the shards cannot take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publisher {
-    /// A WebSocket connection: closed with 1013 (try again later) when refused.
-    Connection(ConnectionId),
+    /// A WebSocket connection: closed with 1013 (try again later) when refused. If it is not open any more, its component
+    /// is told.
+    Connection {
+        /// The connection.
+        id: ConnectionId,
+        /// Its route.
+        route: u8,
+    },
     /// A component that publishes for itself: told so when refused.
     Core {
         /// Its shard.
@@ -32,6 +38,8 @@ pub enum Publisher {
     /// The control thread's request of this number: answered with [`ToControl::Published`] in any case.
     Control(u64),
 }
+
+const _: () = assert!(size_of::<Publisher>() <= 16, "it travels with every message");
 
 /// To a shard, from another shard or from the control thread.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::mesh::{Cursor, Mesh};
 use super::message::{Application, Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
+use super::slab::State;
 use super::stats::DropReason;
 use super::topics::{Audience, Report};
 use crate::component::{CloseCause, CloseReason, Origin, SiblingMessage};
@@ -43,7 +44,7 @@ impl Shard {
         topic: &TopicName,
         catching_up: bool,
     ) -> Option<u32> {
-        self.slab.find(id).filter(|slot| slot.state == super::slab::State::Open)?;
+        self.slab.find(id).filter(|slot| slot.state == State::Open)?;
         let owner = topic.owner(self.mesh.shards());
         let owned_here = owner == self.mesh.shard();
         if owned_here && !self.has_place_for(topic) {
@@ -128,7 +129,7 @@ impl Shard {
     pub(super) fn publish(&mut self, origin: Origin, topic: TopicName, frame: Arc<Frame>) {
         let owner = topic.owner(self.mesh.shards());
         let publisher = match origin {
-            Origin::Connection(id) => Publisher::Connection(id),
+            Origin::Connection { id, route } => Publisher::Connection { id, route },
             Origin::Core { route } => Publisher::Core { shard: self.mesh.shard() as u16, route },
         };
         if owner == self.mesh.shard() {
@@ -179,7 +180,7 @@ impl Shard {
             self.deliver(&topic, frame);
         }
         match publisher {
-            Publisher::Connection(_) => self.stats.publishes_websocket.add(1),
+            Publisher::Connection { .. } => self.stats.publishes_websocket.add(1),
             Publisher::Core { .. } => self.stats.publishes_component.add(1),
             Publisher::Control(request) => {
                 self.stats.publishes_http.add(1);
@@ -215,7 +216,7 @@ impl Shard {
                 let outcome = Err(why);
                 return self.mesh.send_to_control(ToControl::Published { request, outcome });
             }
-            Publisher::Connection(id) => usize::from(id.shard),
+            Publisher::Connection { id, .. } => usize::from(id.shard),
             Publisher::Core { shard, .. } => usize::from(shard),
         };
         if shard == self.mesh.shard() {
@@ -235,17 +236,30 @@ impl Shard {
     }
 
     fn on_refused(&mut self, publisher: Publisher, topic: &TopicName) {
-        match publisher {
-            Publisher::Connection(id) if self.slab.find(id).is_some() => {
-                let text = "the server cannot take more messages now".to_owned();
-                self.begin_close(id.slot, CloseReason { code: 1013, text, cause: CloseCause::Overloaded });
-            }
-            Publisher::Core { route, .. } => self.call_for_core(route, |component, core| {
-                component.on_refused(core, topic);
-                Ok(())
-            }),
-            Publisher::Connection(_) | Publisher::Control(_) => {}
+        let route = match publisher {
+            Publisher::Connection { id, .. } if self.close_overloaded(id) => return,
+            Publisher::Connection { route, .. } | Publisher::Core { route, .. } => route,
+            // Answered by the owner.
+            Publisher::Control(_) => return,
+        };
+        self.call_for_core(route, |component, core| {
+            component.on_refused(core, topic);
+            Ok(())
+        });
+    }
+
+    /// Closes a connection whose message was refused; false if it is not there to be told so.
+    fn close_overloaded(&mut self, id: ConnectionId) -> bool {
+        // What is still to go to it may be too much for it, and then it is closed for that.
+        self.fan_out_before_leaving();
+        let Some(slot) = self.slab.find(id) else { return false };
+        if slot.state == State::Open {
+            let text = "the server cannot take more messages now".to_owned();
+            self.begin_close(id.slot, CloseReason { code: 1013, text, cause: CloseCause::Overloaded });
+            return true;
         }
+        // One close tells of all that were refused.
+        self.closings.get(&id.slot).is_some_and(|reason| reason.cause == CloseCause::Overloaded)
     }
 
     // ---- questions of the control thread ----
