@@ -7,6 +7,7 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use corecast::{CloseCode, CloseReason, Component, Connection, Core, Message, Outcome, TopicName};
 
@@ -487,6 +488,23 @@ fn a_refused_publish_is_told_to_the_component_when_its_connection_cannot_be() {
     events.expect("closed 1006");
     assert_eq!(sorted(&events, Refused::TOPICS), refused("left"));
     other.expect_alive();
+    server.end();
+}
+
+#[test]
+fn a_refusal_is_told_at_once_on_a_shard_that_has_nothing_else_to_do() {
+    let (log, events) = log();
+    let limited = app().cores(1).configure(|config| config.max_topics = 1);
+    let server = Running::start(limited.route("/", move || Refused(log.clone())));
+    let mut client = Client::connect(server.address, "/");
+    // One that waits for the next tick, every 100 ms, is told just behind it, and then nothing is left to wake the shard.
+    let late = (0..20).filter(|_| {
+        let start = Instant::now();
+        tell(&mut client, "core");
+        drop(sorted(&events, Refused::TOPICS - 1));
+        start.elapsed() > Duration::from_millis(80)
+    });
+    assert!(late.count() < 5);
     server.end();
 }
 
