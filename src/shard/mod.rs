@@ -24,6 +24,7 @@
 //! | `keepalive`, `deadlines` | when connections are looked at |
 //! | [`listener`] | the sockets that accept, one per core and address |
 //! | [`stats`] | counters that other threads may read |
+//! | `test_rig` | nothing: a shard that unit tests drive by hand |
 //! | `bench_support` | nothing: what `bench/` may see of all this, and no build without `bench-internals` has |
 
 mod address_counts;
@@ -57,6 +58,8 @@ mod slab;
 pub mod stats;
 mod sweep;
 mod tasks;
+#[cfg(test)]
+mod test_rig;
 mod topic_limit;
 mod topics;
 mod upkeep;

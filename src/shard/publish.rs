@@ -115,7 +115,7 @@ impl Shard {
         }
     }
 
-    fn send_report(&mut self, report: Option<Report>) {
+    pub(super) fn send_report(&mut self, report: Option<Report>) {
         if let Some(report) = report.filter(|report| report.owner != self.mesh.shard()) {
             let Report { name: topic, owner, count, encodings, stay } = report;
             let shard = self.mesh.shard() as u16;

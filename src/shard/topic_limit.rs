@@ -69,7 +69,8 @@ impl Shard {
             self.refuse_subscription(self.slab.id(index));
         }
         // One that comes in this very pass still finds the entry.
-        self.local.forget_report(number);
+        let report = self.local.end_stay(number);
+        self.send_report(Some(report));
     }
 
     /// Tells a subscriber that its topic would be one too many.
@@ -99,5 +100,82 @@ impl Shard {
         self.end_session(index, &reason);
         self.send_queued(index);
         self.linger(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compression::Encodings;
+    use crate::shard::test_rig::{ELSEWHERE, Rig, received, topic_of};
+
+    const HERE: usize = 0;
+
+    /// The reports among messages: each one's count and stay.
+    fn reports(sent: Vec<ToShard>) -> Vec<(u32, u64)> {
+        let report = |message| match message {
+            ToShard::Subscribers { count, stay, .. } => Some((count, stay)),
+            _ => None,
+        };
+        sent.into_iter().filter_map(report).collect()
+    }
+
+    #[test]
+    fn a_stay_that_is_refused_leaves_nobody_behind_at_the_owner() {
+        let mut rig = Rig::new(|_| {});
+        let topic = topic_of(ELSEWHERE, "a");
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let (id, client) = rig.connect_held();
+            rig.shard.subscribe(id, &topic);
+            rig.shard.release_hold(id);
+            rig.end_pass();
+            clients.push(client);
+        }
+        let told = reports(rig.sent());
+        let stay = told[0].1;
+        assert_eq!(told, [(1, stay), (2, stay)]);
+        // The owner has refused the first report and accepted the second.
+        rig.shard.on_shard_message(ToShard::JoinRefused { topic: topic.clone(), stay });
+        // One that comes in the same pass.
+        let (id, mut client) = rig.connect_held();
+        rig.shard.subscribe(id, &topic);
+        rig.shard.release_hold(id);
+        rig.end_pass();
+        for client in &mut clients {
+            assert!(received(client).starts_with(b"HTTP/1.1 503"));
+        }
+        let told = reports(rig.sent());
+        let next = told[1].1;
+        assert_eq!(told, [(0, stay), (1, next)], "the owner must forget those that it refused");
+        rig.shard.on_shard_message(ToShard::Joined { topic: topic.clone(), stay });
+        assert_eq!(received(&mut client), b"", "that was for the others");
+        rig.shard.on_shard_message(ToShard::Joined { topic, stay: next });
+        assert_eq!(received(&mut client), b"101");
+    }
+
+    #[test]
+    fn an_owner_that_has_refused_a_stay_answers_the_next_one() {
+        let mut rig = Rig::new(|config| config.max_topics = 2);
+        let (id, _client) = rig.connect();
+        rig.shard.subscribe(id, &topic_of(HERE, "taken"));
+        let topic = topic_of(HERE, "a");
+        let answer_to = |rig: &mut Rig, count, stay| {
+            let (topic, shard) = (topic.clone(), ELSEWHERE as u16);
+            let encodings = Encodings::default();
+            rig.shard.on_shard_message(ToShard::Subscribers { topic, shard, count, encodings, stay });
+            rig.sent().pop().map(|answer| match answer {
+                ToShard::Joined { stay, .. } => (true, stay),
+                ToShard::JoinRefused { stay, .. } => (false, stay),
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(answer_to(&mut rig, 1, 7), Some((false, 7)));
+        rig.shard.unsubscribe_from(id, &topic_of(HERE, "taken"));
+        rig.end_pass();
+        assert_eq!(answer_to(&mut rig, 2, 7), Some((true, 7)), "there is room by now");
+        assert_eq!(answer_to(&mut rig, 0, 7), None);
+        assert_eq!(rig.shard.owned.len(), 0);
+        assert_eq!(answer_to(&mut rig, 1, 8), Some((true, 8)));
     }
 }

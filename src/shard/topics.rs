@@ -5,7 +5,8 @@
 //! 1. A topic's owner is the same for every core ([`TopicName::owner`]), and all its messages pass through it:
 //!    so all subscribers see one order.
 //! 2. A shard reports its number of subscribers to the owner whenever it changes; from the owner's answer to
-//!    the first report on, every message reaches the shard.
+//!    the first report on, every message reaches the shard. A stay that was reported ends with a report of none, also
+//!    when it was refused: so the owner knows of none when it is told of the next one.
 //! 3. A subscriber that is catching up counts as one, but is in no list yet: messages reach it by the owner's answers.
 //! 4. A subscriber stands in a topic's list at the position that its slot remembers; a removal moves the last
 //!    one into the gap and tells its slot.
@@ -286,9 +287,16 @@ impl LocalTopics {
         })
     }
 
-    /// The owner has not taken what it was told: the next subscriber is reported anew.
-    pub(super) fn forget_report(&mut self, topic: u32) {
-        self.get_mut(topic).reported = <_>::default();
+    /// The owner has refused the topic: the stay is over, and a subscriber that comes now begins another. What the owner is
+    /// to be told: when there was room again it has taken what the stay reported later.
+    pub(super) fn end_stay(&mut self, topic: u32) -> Report {
+        self.stays += 1;
+        let next = self.stays;
+        let entry = self.get_mut(topic);
+        entry.reported = <_>::default();
+        let stay = std::mem::replace(&mut entry.stay, next);
+        let (name, owner) = (entry.name.clone(), entry.owner);
+        Report { name, owner, count: 0, encodings: Encodings::default(), stay }
     }
 
     /// Whether the owner knows that there are subscribers here, and of all encodings that they use.
@@ -420,10 +428,12 @@ mod tests {
         assert_eq!(topics.next_changed(), Some(None), "the end of the pass has nothing to add");
         // Refused: the one leaves, and in the same pass another comes.
         topics.remove(topic, &mut slab, 0);
-        topics.forget_report(topic);
+        let end = topics.end_stay(topic);
         topics.add(topic, &mut slab, 1, false);
         assert!(!topics.is_known(topic));
-        assert_eq!(topics.report(topic).map(|report| report.count), Some(1));
+        let report = topics.report(topic).unwrap();
+        assert_eq!((end.count, report.count), (0, 1));
+        assert_ne!(end.stay, report.stay, "it does not belong to what was refused");
         slab[0].with_ids = true;
         topics.add(topic, &mut slab, 0, true);
         assert!(!topics.is_known(topic), "with a form that the owner does not know of");
