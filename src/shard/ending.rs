@@ -191,6 +191,10 @@ impl Shard {
         if matches!(state, State::Dead | State::Free) {
             return;
         }
+        // What is held back, the 101 first of all, must not go out because the subscriptions end that it waits for.
+        if self.slab[index].outbound.as_ref().is_some_and(|outbound| outbound.holds > 0) {
+            self.drop_queue(index);
+        }
         if let Some(place) = self.overflowed.iter().position(|&overflowed| overflowed == index) {
             self.overflowed.swap_remove(place);
             self.end_overflowed_session(index);
@@ -204,17 +208,21 @@ impl Shard {
         let slot = &mut self.slab[index];
         slot.state = State::Dead;
         slot.session = Session::default();
-        if let Some(outbound) = slot.outbound.take() {
-            self.stats.send_queue_bytes.subtract(outbound.queued_bytes() as u64);
-            self.context.unshow_queue(index);
-        }
         if slot.watching_readable {
             self.ring.unwatch_readable(index, slot.generation);
         }
         if slot.watching_writable {
             self.ring.unwatch_writable(index, slot.generation);
         }
+        self.drop_queue(index);
         self.free_if_unwatched(index);
+    }
+
+    fn drop_queue(&mut self, index: u32) {
+        if let Some(outbound) = self.slab[index].outbound.take() {
+            self.stats.send_queue_bytes.subtract(outbound.queued_bytes() as u64);
+            self.context.unshow_queue(index);
+        }
     }
 
     pub(super) fn on_unwatch_readable_failed(&mut self, index: u32, generation: u32) {
@@ -247,5 +255,28 @@ impl Shard {
         drop(self.slab.remove(index));
         self.stats.sockets.subtract(1);
         self.arm_listeners();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Notice, Start};
+    use crate::shard::test_rig::{ELSEWHERE, Rig, received, topic_of};
+
+    #[test]
+    fn a_handshake_that_is_given_up_is_not_answered() {
+        let mut rig = Rig::new(|_| {});
+        let (id, mut client) = rig.connect_held();
+        rig.shard.subscribe(id, &topic_of(ELSEWHERE, "live"));
+        rig.shard.subscribe_from(id, &topic_of(ELSEWHERE, "past"), Start::Latest(1), Notice::IfLost);
+        rig.shard.release_hold(id);
+        rig.end_pass();
+        assert_eq!(rig.shard.slab[id.slot].outbound.as_ref().map(|outbound| outbound.holds), Some(2));
+        rig.shard.kill(id.slot, CloseCause::Transport);
+        rig.end_pass();
+        assert_eq!(received(&mut client), b"");
+        assert_eq!(rig.shard.stats.send_queue_bytes.get(), 0);
+        assert_eq!(rig.shard.stats.subscriptions.get(), 0);
     }
 }
