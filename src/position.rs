@@ -49,7 +49,8 @@ pub enum Start {
 
 /// Whether a subscriber is told where it begins: in a text message ahead of all others of the topic, the JSON object
 /// `{"recovered": …, "topic": …, "epoch": …, "offset": …}`; the next message is the one behind that offset. Unless it is
-/// `Never`, the same is said when messages were dropped because the client read too slowly (`SlowConsumer::Drop`).
+/// `Never`, the same is said when messages were dropped because the client read too slowly (`SlowConsumer::Drop`), or were
+/// no longer kept when the topic's turn came among others that it catches up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// It is not.

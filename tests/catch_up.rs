@@ -4,6 +4,7 @@
 mod probe;
 mod support;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
@@ -157,6 +158,86 @@ fn a_fast_reader_of_many_topics_is_no_slow_consumer() {
         over.store(true, Relaxed);
         outcome.expect("the readers");
     });
+}
+
+#[test]
+fn many_topics_of_which_little_is_kept_are_no_reason_to_close_a_fast_reader() {
+    let server = Server::start_shards(2, &["--history", "1"]);
+    let topics = topics();
+    let over = AtomicBool::new(false);
+    let batch = |count: u64| {
+        let messages: Vec<_> = topics
+            .iter()
+            .map(|topic| serde_json::json!({"topic": topic, "data": format!("{topic} {count}")}))
+            .collect();
+        serde_json::to_vec(&messages).expect("JSON")
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut http = server.http();
+            let mut count = 0;
+            while !over.load(Relaxed) {
+                count += 1;
+                http.post("/pub", &batch(count)).expect("publish");
+            }
+        });
+        let readers = scope.spawn(|| {
+            for _ in 0..30 {
+                let mut client = server.connect(&format!("/sub/{}?last=1", topics.join(",")));
+                let mut last: HashMap<String, u64> = HashMap::new();
+                // Until each has gone on a little, without a gap.
+                while last.len() < topics.len() {
+                    let text = String::from_utf8(client.message().payload).expect("text");
+                    let (topic, count) = text.split_once(' ').expect("no notice");
+                    let count: u64 = count.parse().expect("a number");
+                    let before = last.insert(topic.to_owned(), count);
+                    assert!(before.is_none_or(|before| before + 1 == count), "{text} after {before:?}");
+                }
+            }
+        });
+        let outcome = readers.join();
+        over.store(true, Relaxed);
+        outcome.expect("the readers");
+    });
+    assert_eq!(server.metrics().sum("corecast_slow_consumers_total", &[]), 0.0);
+}
+
+#[test]
+fn what_is_let_go_while_other_topics_have_their_turn_is_told() {
+    let server = Server::start_shards(2, &["--history", "1"]);
+    let mut http = server.http();
+    let long = "x".repeat(16_000);
+    let mut publish_all = |text: &str| {
+        for topic in topics() {
+            http.post(&format!("/pub/{topic}"), format!("{topic} {text}").as_bytes()).expect("publish");
+        }
+    };
+    publish_all(&long);
+    let mut client = Client::connect_narrow(server.data, &format!("/sub/{}?last=1", topics().join(",")));
+    server.wait_metric("corecast_send_queue_bytes", &[], |waiting| waiting > 100_000.0);
+    thread::sleep(QUIET); // more may come
+    publish_all("short");
+    // Of each topic what was kept at first, or the word that it is lost; then what came later.
+    let (mut begun, mut ended, mut lost) = (HashSet::new(), HashSet::new(), 0);
+    while ended.len() < topics().len() {
+        let payload = client.message().payload;
+        if payload.starts_with(b"{") {
+            let notice: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
+            assert_eq!((&notice["recovered"], &notice["offset"]), (&false.into(), &1.into()));
+            assert!(begun.insert(notice["topic"].as_str().expect("a topic").to_owned()), "{notice}");
+            lost += 1;
+            continue;
+        }
+        let text = String::from_utf8(payload).expect("text");
+        let (topic, text) = text.split_once(' ').expect("two words");
+        match text {
+            "short" => assert!(begun.contains(topic) && ended.insert(topic.to_owned()), "{topic}"),
+            _ => assert!(begun.insert(topic.to_owned()), "{topic}"),
+        }
+    }
+    assert!(lost > 0 && lost < topics().len(), "{lost}");
+    client.expect_alive();
+    assert_eq!(server.metrics().sum("corecast_slow_consumers_total", &[]), 0.0);
 }
 
 #[test]

@@ -8,10 +8,12 @@
 //!
 //! Invariants:
 //! 1. A subscriber that is catching up counts at the owner ([`super::topics::LocalTopics::add`]) before it asks.
-//! 2. The first answer fixes a subscriber's place in each of its topics. After that the topics of a connection catch up
-//!    one after another, and what they bring fits into half of its send queue, but for one message: the other half is
-//!    for what is live, and a slow reader costs no more than any other.
-//! 3. An entry here goes with its subscription ([`Shard::forget_catch_up`]).
+//! 2. The first answer fixes a subscriber's place in each of its topics, and as much of what it brings is taken as fits.
+//!    After that the topics of a connection catch up one after another. What they bring fits into half of its send queue,
+//!    but for one message: the other half is for what is live, and a slow reader costs no more than any other.
+//! 3. What an owner lets go before a subscriber can take it is not passed over in silence: while the topic waits for its
+//!    turn the subscriber is told and goes on with what there is, and in its turn it is closed as a slow consumer.
+//! 4. An entry here goes with its subscription ([`Shard::forget_catch_up`]).
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -50,6 +52,8 @@ struct CatchUp {
     sent: Option<Position>,
     /// Its opening is held back until the first answer.
     holds: bool,
+    /// Other topics of the connection are ahead of it, and it has not had its turn.
+    waits: bool,
 }
 
 /// What the first answer brings along.
@@ -58,6 +62,8 @@ struct First {
     notice: Notice,
     /// It is to go on behind a message that it has had.
     resumes: bool,
+    /// It has had a place before, and what followed was let go.
+    is_lost: bool,
 }
 
 /// The subscribers of one shard that are catching up.
@@ -131,13 +137,14 @@ impl Shard {
         let outbound = self.slab[id.slot].outbound.as_mut().filter(|outbound| outbound.holds > 0);
         let holds = outbound.map(|outbound| outbound.holds += 1).is_some();
         let ticket = self.catch_ups.next_ticket(id);
-        let first = Some(First { notice, resumes: matches!(start, Start::After(_)) });
-        let entry = CatchUp { topic: topic.clone(), ticket, first, sent: None, holds };
-        self.catch_ups.entries.insert((id.slot, number), entry);
+        let first = Some(First { notice, resumes: matches!(start, Start::After(_)), is_lost: false });
         let turns = self.catch_ups.turns.entry(id.slot).or_default();
+        let waits = !turns.is_empty();
         turns.push_back(number);
-        // With others ahead of it, only its place is asked for.
-        let bytes = if turns.len() == 1 { self.replay_budget(id.slot) } else { 0 };
+        let entry = CatchUp { topic: topic.clone(), ticket, first, sent: None, holds, waits };
+        self.catch_ups.entries.insert((id.slot, number), entry);
+        // Also with others ahead of it: what it does not have when its turn comes may have been let go by then.
+        let bytes = self.replay_budget(id.slot);
         self.ask(topic.clone(), ticket, start, bytes);
     }
 
@@ -200,7 +207,7 @@ impl Shard {
 
     /// Sends a subscriber what the owner has kept for it, and has it go live if that is all.
     pub(super) fn on_replayed(&mut self, replayed: Replayed) {
-        let Replayed { topic, ticket, recovered, from, frames, complete } = replayed;
+        let Replayed { topic, ticket, recovered, from, mut frames, complete } = replayed;
         let id = ticket.connection;
         let Some(number) = self.local.find(&topic) else { return };
         let Some(entry) = self.catch_ups.entries.get_mut(&(id.slot, number)) else { return };
@@ -208,10 +215,15 @@ impl Shard {
             return;
         }
         let (first, holds) = (entry.first.take(), std::mem::take(&mut entry.holds));
-        entry.sent = Some(Position { offset: from.offset + frames.len() as u64, ..from });
-        if first.is_none() && !recovered {
-            return self.fall_behind(id.slot);
+        if first.is_none() {
+            let waited = std::mem::take(&mut entry.waits);
+            if !recovered {
+                return self.lose_place(id, number, waited);
+            }
         }
+        // In its turn it gets on, however large a message is.
+        let least = usize::from(!entry.waits);
+        let recovered = recovered && !first.is_some_and(|first| first.is_lost);
         if first.is_some_and(|first| first.resumes) {
             self.stats.resumes[usize::from(recovered)].add(1);
         }
@@ -220,6 +232,16 @@ impl Shard {
             Some(Notice::IfLost) => !recovered,
             Some(Notice::Always) => true,
         };
+        // A send of this pass goes first.
+        if self.slab[id.slot].outbound.is_none() && self.is_staged(id.slot) {
+            self.flush_batch();
+        }
+        let fitting = self.fitting(id.slot, &frames).max(least);
+        let complete = complete && fitting >= frames.len();
+        frames.truncate(fitting);
+        if let Some(entry) = self.catch_ups.entries.get_mut(&(id.slot, number)) {
+            entry.sent = Some(Position { offset: from.offset + frames.len() as u64, ..from });
+        }
         self.queue_replay(id, number, is_told.then_some((recovered, from)), &frames);
         if complete {
             self.catch_ups.remove(id.slot, number);
@@ -231,6 +253,21 @@ impl Shard {
         if holds {
             self.release_hold(id);
         }
+    }
+
+    /// What a subscriber still had to get is no longer kept. If it has only `waited` for topics ahead of it, it is told so
+    /// and goes on with what there is; one that is never told anything cannot be.
+    fn lose_place(&mut self, id: ConnectionId, number: u32, waited: bool) {
+        if !waited || !self.slab[id.slot].wants_notices {
+            return self.fall_behind(id.slot);
+        }
+        let bytes = self.replay_budget(id.slot);
+        let ticket = self.catch_ups.next_ticket(id);
+        let Some(entry) = self.catch_ups.entries.get_mut(&(id.slot, number)) else { return };
+        entry.ticket = ticket;
+        entry.first = Some(First { notice: Notice::IfLost, resumes: false, is_lost: true });
+        let topic = entry.topic.clone();
+        self.ask(topic, ticket, Start::Latest(u64::MAX), bytes);
     }
 
     /// What a slow reader still had to get is no longer kept.
@@ -245,6 +282,24 @@ impl Shard {
         !self.slab[slot].sealed && self.slab[slot].state == State::Open
     }
 
+    /// How many of the messages a connection may be sent now.
+    fn fitting(&self, slot: u32, frames: &[Arc<Frame>]) -> usize {
+        let (mut left, encoding) = (self.replay_budget(slot), self.replay_form(slot));
+        let fits = |frame: &&Arc<Frame>| {
+            let cost = frame.bytes(encoding).len() + size_of::<Piece>();
+            let fits = cost <= left;
+            left = left.saturating_sub(cost);
+            fits
+        };
+        frames.iter().take_while(fits).count()
+    }
+
+    /// The form in which a connection gets messages from the past. Plain where it would be compressed: the past is not
+    /// worth a compression for each.
+    fn replay_form(&self, slot: u32) -> Encoding {
+        if self.slab[slot].with_ids { Encoding::WITH_ID } else { Encoding::PLAIN }
+    }
+
     /// Queues messages from the past, and before them what the client is told of its place.
     fn queue_replay(
         &mut self,
@@ -254,10 +309,6 @@ impl Shard {
         frames: &[Arc<Frame>],
     ) {
         let slot = id.slot;
-        // A send of this pass goes first.
-        if self.slab[slot].outbound.is_none() && self.is_staged(slot) {
-            self.flush_batch();
-        }
         if !self.takes_more(slot) {
             return;
         }
@@ -267,8 +318,7 @@ impl Shard {
             let bytes = notice_frame(&entry.name, recovered, from, self.slab[slot].form());
             self.queue(slot, Piece::Bytes(bytes), 0);
         }
-        // Plain where it would be compressed: the past is not worth a compression for each.
-        let encoding = if self.slab[slot].with_ids { Encoding::WITH_ID } else { Encoding::PLAIN };
+        let encoding = self.replay_form(slot);
         let (mut bytes, mut count) = (0, 0);
         for frame in frames.iter().filter(|frame| frame.except() != Some(id)) {
             bytes += frame.bytes(encoding).len();
@@ -342,4 +392,124 @@ fn notice_frame(topic: &TopicName, recovered: bool, from: Position, form: Encodi
     }
     let header = ServerHeader::new(MessageKind::Text.opcode(), false, json.len());
     [header.as_bytes(), &json].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::test_rig::{ELSEWHERE, Rig, received, topic_of};
+
+    /// A connection that asks for the past of so many topics of the other shard.
+    fn subscribed(rig: &mut Rig, topics: usize, notice: Notice) -> (ConnectionId, std::net::TcpStream) {
+        let (id, client) = rig.connect();
+        for n in 0..topics {
+            let topic = topic_of(ELSEWHERE, &format!("topic-{n}"));
+            rig.shard.subscribe_from(id, &topic, Start::Latest(9), notice);
+        }
+        (id, client)
+    }
+
+    /// What the other shard was asked for.
+    fn requests(rig: &mut Rig) -> Vec<ReplayRequest> {
+        let request = |message| match message {
+            ToShard::Replay(request) => Some(request),
+            _ => None,
+        };
+        rig.sent().into_iter().filter_map(request).collect()
+    }
+
+    fn place(offset: u64) -> Position {
+        Position { epoch: 5, offset }
+    }
+
+    /// Answers with messages behind an offset, which are all that there are.
+    fn answer(rig: &mut Rig, request: &ReplayRequest, recovered: bool, from: u64, payloads: &[&[u8]]) {
+        let frame = |(n, payload): (usize, &&[u8])| {
+            let frame = Frame::new(MessageKind::Text, payload, 0, None);
+            frame.set_place(place(from + 1 + n as u64), false);
+            frame
+        };
+        let frames = payloads.iter().enumerate().map(frame).collect();
+        let (topic, ticket, from) = (request.topic.clone(), request.ticket, place(from));
+        let replayed = Replayed { topic, ticket, recovered, from, frames, complete: true };
+        rig.shard.on_shard_message(ToShard::Replayed(Box::new(replayed)));
+    }
+
+    /// What a client gets of a queue that its socket takes whole.
+    fn flushed(rig: &mut Rig, id: ConnectionId, client: &mut std::net::TcpStream) -> String {
+        rig.shard.send_queued(id.slot);
+        String::from_utf8_lossy(&received(client)).into_owned()
+    }
+
+    #[test]
+    fn a_topic_need_not_wait_for_others_to_bring_what_fits() {
+        let mut rig = Rig::new(|_| {});
+        let (id, mut client) = subscribed(&mut rig, 3, Notice::Never);
+        let asked = requests(&mut rig);
+        assert!(asked.iter().all(|request| request.bytes > 0), "{asked:?}");
+        answer(&mut rig, &asked[2], true, 7, &[b"third"]);
+        answer(&mut rig, &asked[1], true, 0, &[b"second"]);
+        let got = flushed(&mut rig, id, &mut client);
+        assert!(got.contains("third") && got.contains("second"), "{got}");
+        answer(&mut rig, &asked[0], true, 0, &[b"first"]);
+        rig.end_pass();
+        assert!(requests(&mut rig).is_empty(), "all have what there is");
+        assert!(rig.shard.catch_ups.entries.is_empty() && rig.shard.catch_ups.turns.is_empty());
+    }
+
+    #[test]
+    fn what_all_topics_bring_at_first_is_bounded_together() {
+        const HALF: usize = 32 * 1024;
+        let mut rig = Rig::new(|config| config.send_queue_bytes = 2 * HALF);
+        let (id, mut client) = subscribed(&mut rig, 12, Notice::Never);
+        let text = "x".repeat(10_000);
+        for request in requests(&mut rig).iter().rev() {
+            answer(&mut rig, request, true, 0, &[text.as_bytes(), text.as_bytes()]);
+            assert!(
+                rig.shard.slab[id.slot]
+                    .outbound
+                    .as_ref()
+                    .is_some_and(|outbound| outbound.cost() < HALF + 10_100)
+            );
+        }
+        // Then each in its turn, from where it is.
+        let mut got = 0;
+        while !rig.shard.catch_ups.entries.is_empty() {
+            let outbound = &rig.shard.slab[id.slot].outbound;
+            assert!(outbound.as_ref().is_some_and(|outbound| outbound.cost() < HALF + 10_100));
+            got += flushed(&mut rig, id, &mut client).len() / 10_000;
+            rig.end_pass();
+            let asked = requests(&mut rig);
+            assert_eq!(asked.len(), 1);
+            let Start::After(sent) = asked[0].start else { panic!("{asked:?}") };
+            let left = vec![text.as_bytes(); 2 - sent.offset as usize];
+            answer(&mut rig, &asked[0], true, sent.offset, &left);
+        }
+        assert_eq!(got + flushed(&mut rig, id, &mut client).len() / 10_000, 24);
+    }
+
+    #[test]
+    fn one_that_loses_its_place_while_it_waits_is_told_and_goes_on() {
+        for (notice, goes_on) in [(Notice::IfLost, true), (Notice::Never, false)] {
+            let mut rig = Rig::new(|config| config.send_queue_bytes = 20_000);
+            let (id, mut client) = subscribed(&mut rig, 2, notice);
+            let asked = requests(&mut rig);
+            answer(&mut rig, &asked[0], true, 0, &["x".repeat(15_000).as_bytes()]);
+            answer(&mut rig, &asked[1], true, 3, &["y".repeat(15_000).as_bytes()]);
+            assert!(!flushed(&mut rig, id, &mut client).contains('y'));
+            rig.end_pass();
+            let asked = requests(&mut rig);
+            assert_eq!((asked.len(), asked[0].start), (1, Start::After(place(3))));
+            answer(&mut rig, &asked[0], false, 9, &[]);
+            let asked = requests(&mut rig);
+            assert_eq!(rig.shard.stats.slow_consumers.get(), u64::from(!goes_on));
+            if goes_on {
+                assert_eq!((asked.len(), asked[0].start), (1, Start::Latest(u64::MAX)));
+                answer(&mut rig, &asked[0], true, 8, &[b"ninth"]);
+                let got = flushed(&mut rig, id, &mut client);
+                let notice = got.find("{\"recovered\":false").expect("a notice");
+                assert!(got.contains("\"offset\":8}") && got.find("ninth") > Some(notice), "{got}");
+            }
+        }
+    }
 }

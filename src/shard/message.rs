@@ -170,7 +170,7 @@ pub struct ReplayRequest {
     pub ticket: Ticket,
     /// Where to begin.
     pub start: Start,
-    /// Most bytes of the answer, but for one message; more is asked for again. With 0 no message is wanted yet.
+    /// Most bytes of the answer, but for one message; more is asked for again. With 0 there is no room for any now.
     pub bytes: usize,
     /// Whether the messages need their twins with the ids.
     pub with_ids: bool,
