@@ -143,8 +143,10 @@ impl Shard {
         turns.push_back(number);
         let entry = CatchUp { topic: topic.clone(), ticket, first, sent: None, holds, waits };
         self.catch_ups.entries.insert((id.slot, number), entry);
-        // Also with others ahead of it: what it does not have when its turn comes may have been let go by then.
-        let bytes = self.replay_budget(id.slot);
+        // Also with others ahead of it: what it does not have when its turn comes may have been let go by then. A smaller share
+        // with each, so that topics with long histories are not looked through for what cannot be taken.
+        let share = turns.len();
+        let bytes = self.replay_budget(id.slot) / share;
         self.ask(topic.clone(), ticket, start, bytes);
     }
 
