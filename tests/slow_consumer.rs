@@ -377,3 +377,97 @@ fn what_is_meant_for_one_connection_alone_is_never_dropped() {
         server.expect_metric("corecast_slow_consumers_total", &[], 1.0);
     }
 }
+
+/// Publishes to a subscriber that does not read, and has it ping until its queue of 64 KiB, in which no other message fits,
+/// has no room for pongs either. Returns how many messages and pings there were.
+fn fill_its_queue(server: &Server, slow: &mut Client) -> (usize, usize) {
+    let mut http = server.http();
+    let epoch = Instant::now();
+    let (mut messages, mut pings) = (0, 0);
+    // 63 messages with their headers, and their places in the queue, leave no room for another.
+    while server.metrics().sum("corecast_send_queue_bytes", &[]) < 62.0 * 1004.0 {
+        slow.send(&Frame::new(frame::PONG, "unasked"));
+        http.post("/pub/feed", &message(messages, epoch)).expect("publish").expect(201);
+        messages += 1;
+        server.expect_metric("corecast_deliveries_total", &[], messages as f64);
+    }
+    // Its socket may still take some of them.
+    while server.metrics().sum("corecast_pongs_left_out_total", &[]) < 50.0 {
+        for _ in 0..20 {
+            slow.send(&Frame::new(frame::PING, numbered(pings)));
+            pings += 1;
+        }
+    }
+    (messages, pings)
+}
+
+/// The longest payload of a ping, with its number.
+fn numbered(ping: usize) -> Vec<u8> {
+    format!("{ping:0>125}").into_bytes()
+}
+
+#[test]
+fn pings_and_pongs_have_a_place_in_a_full_queue() {
+    for policy in ["close", "drop", "latest"] {
+        let flags = ["--send-queue", "64KiB", "--slow-consumer", policy, "--keepalive", "2s"];
+        let server = Server::start_shards(1, &flags);
+        let mut slow = Client::connect_narrow(server.data, "/sub/feed");
+        slow.shows_pings = true;
+        let (messages, pinged) = fill_its_queue(&server, &mut slow);
+        // Longer than an interval: the server asks, too.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            slow.send(&Frame::new(frame::PONG, "unasked"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (mut numbers, mut pongs, mut pings, mut asked) = (0, Vec::new(), 0, false);
+        let last_word = b"anything left?";
+        while pongs.last().is_none_or(|pong| pong != last_word) {
+            match slow.frame() {
+                frame if frame.opcode == frame::PING => pings += 1,
+                frame if frame.opcode == frame::PONG => pongs.push(frame.payload),
+                frame => {
+                    let text = String::from_utf8(frame.payload).expect("text");
+                    assert_eq!(text[..8].trim(), numbers.to_string(), "{policy}: a message is missing");
+                    numbers += 1;
+                }
+            }
+            if numbers == messages && pings > 0 && !std::mem::replace(&mut asked, true) {
+                slow.send(&Frame::new(frame::PING, *last_word));
+            }
+        }
+        pongs.pop();
+        assert!(pongs.contains(&numbered(pinged - 1)), "{policy}: the latest ping is not answered");
+        let left_out = server.metrics().sum("corecast_pongs_left_out_total", &[]);
+        assert_eq!(pongs.len(), pinged - left_out as usize, "{policy}: each ping is answered or counted");
+        let metrics = server.metrics();
+        for name in ["corecast_slow_consumers_total", "corecast_connections_closed_total"] {
+            assert_eq!(metrics.sum(name, &[]), 0.0, "{policy}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_client_with_a_full_queue_is_closed_with_the_code_that_was_asked_for() {
+    for policy in ["close", "drop", "latest"] {
+        let flags = ["--send-queue", "64KiB", "--slow-consumer", policy];
+        let server = Server::start_shards(1, &flags);
+        let mut slow = Client::connect_narrow(server.data, "/sub/feed");
+        let (messages, _) = fill_its_queue(&server, &mut slow);
+        let answer = server.http().request("DELETE", "/pub/feed", &[], b"").expect("an answer");
+        answer.expect(204);
+        server.expect_metric("corecast_subscriptions", &[], 0.0);
+        let mut numbers = 0;
+        let close = loop {
+            match slow.frame() {
+                frame if frame.opcode == frame::PONG => {}
+                frame if frame.opcode == frame::CLOSE => break frame.close_code(),
+                _ => numbers += 1,
+            }
+        };
+        assert_eq!((close.map(|(code, _)| code), numbers), (Some(1000), messages), "policy {policy}");
+        slow.send(&Frame::close(1000, ""));
+        slow.expect_gone();
+        server.expect_metric("corecast_connections_closed_total", &[("code", "1000")], 1.0);
+    }
+}

@@ -277,6 +277,9 @@ fn render_messages(out: &mut Exposition<'_>) {
         "Connections that met the limit of their send queue.",
         value,
     );
+    let value = out.sum(|s| &s.pongs_left_out);
+    let help = "Pings of clients with a full send queue that the answer to a later one stands for.";
+    out.single("pongs_left_out_total", "counter", help, value);
     out.per_core("send_queue_bytes", "gauge", "Bytes that wait in send queues now.", |s| {
         s.send_queue_bytes.get()
     });

@@ -15,9 +15,14 @@ use socket2::SockRef;
 use crate::compression::Encoding;
 use crate::frame::Frame;
 use crate::position::Position;
+use crate::ws::frame::CLOSE;
 
 /// Pieces handed to the kernel in one call.
 const PIECES_PER_CALL: usize = 64;
+
+/// Control frames of the server's own that may wait beyond the limit of a send queue: a ping, the latest pong and the close
+/// frame, of 127 bytes at most. A client whose queue is full is asked, answered and told the end like any other.
+const CONTROL_RESERVE: usize = 3;
 
 /// A frame as the send queues of one core share it.
 #[allow(clippy::redundant_allocation, reason = "cores that count the same frame would fight over its count")]
@@ -30,8 +35,10 @@ pub(super) enum Piece {
     Frame { frame: LocalFrame, encoding: Encoding, topic: u64 },
     /// Bytes that were encoded before, shared by all connections that get them.
     Shared(Rc<[u8]>),
-    /// Bytes for this connection alone.
+    /// Whole frames for this connection alone.
     Bytes(Box<[u8]>),
+    /// One control frame of the server's own, beyond the limit: see [`Outbound::push_control`].
+    Control(Box<[u8]>),
 }
 
 impl Piece {
@@ -43,8 +50,12 @@ impl Piece {
         match self {
             Self::Frame { frame, encoding, .. } => frame.bytes(*encoding),
             Self::Shared(bytes) => bytes,
-            Self::Bytes(bytes) => bytes,
+            Self::Bytes(bytes) | Self::Control(bytes) => bytes,
         }
+    }
+
+    fn is_control(&self) -> bool {
+        matches!(self, Self::Control(_))
     }
 }
 
@@ -56,6 +67,8 @@ pub(super) struct Outbound {
     sent_of_first: usize,
     /// Shared with the connection's handles.
     queued_bytes: Rc<Cell<usize>>,
+    /// What [`Piece::Control`] takes, which does not count towards the limit.
+    reserved_bytes: usize,
     /// While above zero nothing is sent: joins of topics that the owners have not confirmed.
     pub(super) holds: u32,
     /// The limit has been met since the queue was last empty.
@@ -94,12 +107,13 @@ impl Outbound {
     /// too, so that tiny messages do not take many times the limit. The first piece always has a place, so that
     /// a message larger than the limit on an otherwise idle connection is not refused.
     pub(super) fn is_over(&self, bytes: usize, limit: usize) -> bool {
-        !self.pieces.is_empty() && self.cost() + bytes > limit
+        let cost = self.cost();
+        cost > 0 && cost + bytes + size_of::<Piece>() > limit
     }
 
     /// What waits, as it counts towards the limit.
     pub(super) fn cost(&self) -> usize {
-        self.queued_bytes() + self.pieces.len() * size_of::<Piece>()
+        self.queued_bytes() + self.pieces.len() * size_of::<Piece>() - self.reserved_bytes
     }
 
     /// Queues a piece of which the first `sent` bytes have gone out already; only a first piece may have.
@@ -110,6 +124,33 @@ impl Outbound {
             self.sent_of_first = sent;
         }
         self.pieces.push_back(piece);
+    }
+
+    /// Queues a control frame beyond the limit, as far as [`CONTROL_RESERVE`] goes. A close frame goes behind
+    /// everything, for it is the last. A ping or a pong goes ahead of everything but the first piece, which may have
+    /// begun or be the answer to the handshake; if one of its kind waits there already it takes its place (RFC 6455
+    /// 5.5.3: only the latest ping must be answered), and the answer is true.
+    pub(super) fn push_control(&mut self, frame: Box<[u8]>) -> bool {
+        let opcode = frame[0];
+        let is_last = opcode == 0x80 | u8::from(CLOSE);
+        let piece = Piece::Control(frame);
+        self.queued_bytes.set(self.queued_bytes() + piece.len());
+        self.reserved_bytes += piece.len() + size_of::<Piece>();
+        if is_last {
+            self.pieces.push_back(piece);
+            return false;
+        }
+        let begun = usize::from(self.sent_of_first > 0);
+        let waits = |piece: &Piece| piece.is_control() && piece.bytes()[0] == opcode;
+        let earlier = self.pieces.iter_mut().take(CONTROL_RESERVE).skip(begun).find(|piece| waits(piece));
+        if let Some(earlier) = earlier {
+            let replaced = std::mem::replace(earlier, piece).len();
+            self.queued_bytes.set(self.queued_bytes() - replaced);
+            self.reserved_bytes -= replaced + size_of::<Piece>();
+            return true;
+        }
+        self.pieces.insert(self.pieces.len().min(1), piece);
+        false
     }
 
     /// Notes that a message of a topic was dropped.
@@ -150,7 +191,7 @@ impl Outbound {
                     continue;
                 }
                 Piece::Frame { topic, .. } => newer.push(*topic),
-                Piece::Shared(_) | Piece::Bytes(_) => {}
+                Piece::Shared(_) | Piece::Bytes(_) | Piece::Control(_) => {}
             }
             kept.push_front(piece);
         }
@@ -158,14 +199,16 @@ impl Outbound {
         before - self.pieces.len()
     }
 
-    /// Drops all pieces of which nothing has gone out yet; returns how many they were.
+    /// Drops all pieces of which nothing has gone out yet; returns how many they were, control frames aside.
     pub(super) fn drop_unsent(&mut self) -> usize {
         let keep = usize::from(self.sent_of_first > 0);
-        let dropped = self.pieces.len().saturating_sub(keep);
+        let dropped = self.pieces.iter().skip(keep).filter(|piece| !piece.is_control()).count();
         self.pieces.truncate(keep);
         self.pieces.shrink_to_fit();
         let left = self.pieces.front().map_or(0, |piece| piece.bytes().len() - self.sent_of_first);
         self.queued_bytes.set(left);
+        let is_reserved = self.pieces.front().is_some_and(Piece::is_control);
+        self.reserved_bytes = if is_reserved { left + size_of::<Piece>() } else { 0 };
         dropped
     }
 
@@ -197,6 +240,10 @@ impl Outbound {
         self.queued_bytes.set(self.queued_bytes() - sent);
         while let Some(first) = self.pieces.front() {
             let left = first.bytes().len() - self.sent_of_first;
+            if first.is_control() {
+                let freed = if sent < left { sent } else { left + size_of::<Piece>() };
+                self.reserved_bytes -= freed;
+            }
             if sent < left {
                 self.sent_of_first += sent;
                 return;
@@ -262,8 +309,11 @@ mod tests {
         outbound.push(Piece::Bytes(vec![1; 10].into()), 4);
         outbound.push(Piece::Bytes(vec![2; 10].into()), 0);
         assert_eq!(outbound.queued_bytes(), 16);
-        let queue = 2 * size_of::<Piece>();
-        assert!(outbound.is_over(1, queue + 16) && !outbound.is_over(1, queue + 17));
+        let three = 3 * size_of::<Piece>();
+        assert!(
+            outbound.is_over(1, three + 16) && !outbound.is_over(1, three + 17),
+            "the new one counts, too"
+        );
         assert_eq!(outbound.drop_unsent(), 1);
         assert_eq!(outbound.queued_bytes(), 6);
         let (near, mut far) = pair();
@@ -301,5 +351,39 @@ mod tests {
         assert!(outbound.is_over(1, 10));
         assert_eq!(outbound.drop_unsent(), 1);
         assert_eq!(outbound.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn control_frames_wait_beyond_the_limit_and_ahead_of_messages() {
+        let (ping, pong, close) = (0x89, 0x8a, 0x88);
+        let control = |opcode: u8, byte: u8| Box::from([opcode, 1, byte]);
+        let kept = |outbound: &Outbound| {
+            let first_and_last = |piece: &Piece| (piece.bytes()[0], piece.bytes()[piece.len() - 1]);
+            outbound.pieces.iter().map(first_and_last).collect::<Vec<_>>()
+        };
+        let mut outbound = Outbound::default();
+        outbound.push(Piece::Bytes(vec![1; 10].into()), 4);
+        outbound.push(Piece::Bytes(vec![2; 10].into()), 0);
+        let cost = outbound.cost();
+        assert!(!outbound.push_control(control(pong, 1)) && !outbound.push_control(control(ping, 2)));
+        for byte in 3..100 {
+            assert!(
+                outbound.push_control(control(pong, byte)),
+                "a later pong takes the place of an earlier one"
+            );
+        }
+        assert!(!outbound.push_control(control(close, 100)));
+        assert_eq!(kept(&outbound), [(1, 1), (ping, 2), (pong, 99), (2, 2), (close, 100)]);
+        assert_eq!((outbound.cost(), outbound.queued_bytes()), (cost, 6 + 10 + 3 * 3));
+        // One that has begun is finished, and another may wait behind it.
+        outbound.advance(6 + 3 + 1);
+        assert!(!outbound.push_control(control(pong, 101)) && outbound.push_control(control(pong, 102)));
+        assert_eq!(kept(&outbound), [(pong, 99), (pong, 102), (2, 2), (close, 100)]);
+        assert_eq!(outbound.cost(), 10 + size_of::<Piece>());
+        assert_eq!(outbound.drop_unsent(), 1, "control frames are no messages");
+        assert_eq!((outbound.cost(), outbound.queued_bytes()), (0, 2));
+        assert!(!outbound.is_over(100, 10), "the first message has a place beside them");
+        outbound.advance(2);
+        assert_eq!((outbound.cost(), outbound.queued_bytes(), outbound.pieces.len()), (0, 0, 0));
     }
 }

@@ -15,6 +15,8 @@ use super::stats::DropReason;
 use crate::component::CloseCause;
 use crate::config::SlowConsumer;
 use crate::connection_id::ConnectionId;
+use crate::ws::ServerHeader;
+use crate::ws::frame::{OpCode, PONG};
 
 impl Shard {
     // ---- to one connection ----
@@ -59,11 +61,13 @@ impl Shard {
     /// Queues a piece behind what waits already; beyond the limit the policy for slow consumers decides.
     pub(super) fn enqueue(&mut self, index: u32, piece: Piece, sent: usize) {
         let bytes = piece.len() - sent;
-        let outbound = self.slab[index].outbound.as_ref();
-        if outbound.is_some_and(|outbound| outbound.is_over(bytes, self.settings.send_queue_bytes))
-            && !self.make_room(index, &piece, bytes)
-        {
-            return;
+        if self.is_over(index, bytes) {
+            if let Piece::Bytes(frames) = &piece {
+                return self.enqueue_apart(index, frames);
+            }
+            if !self.make_room(index, &piece, bytes) {
+                return;
+            }
         }
         if let (Piece::Frame { topic, .. }, Some(outbound)) = (&piece, &mut self.slab[index].outbound) {
             if let Some(last) = outbound.take_gap(*topic) {
@@ -71,6 +75,39 @@ impl Shard {
             }
         }
         self.queue(index, piece, sent);
+    }
+
+    fn is_over(&self, index: u32, bytes: usize) -> bool {
+        let outbound = self.slab[index].outbound.as_ref();
+        outbound.is_some_and(|outbound| outbound.is_over(bytes, self.settings.send_queue_bytes))
+    }
+
+    /// Queues frames for one connection that together are over the limit: control frames beyond it, and messages as
+    /// long as there is room.
+    fn enqueue_apart(&mut self, index: u32, mut frames: &[u8]) {
+        while let Some((opcode, length)) = ServerHeader::first_of(frames) {
+            let (frame, rest) = frames.split_at(length.min(frames.len()));
+            frames = rest;
+            if matches!(opcode, OpCode::Control(_)) {
+                self.queue_control(index, frame);
+                continue;
+            }
+            let piece = Piece::Bytes(frame.into());
+            if self.is_over(index, frame.len()) && !self.make_room(index, &piece, frame.len()) {
+                return;
+            }
+            self.queue(index, piece, 0);
+        }
+    }
+
+    /// Queues a control frame of the server's own in a send queue that there is, beyond its limit.
+    fn queue_control(&mut self, index: u32, frame: &[u8]) {
+        let Some(outbound) = &mut self.slab[index].outbound else { return };
+        let before = outbound.queued_bytes();
+        let replaced = outbound.push_control(frame.into());
+        self.stats.send_queue_bytes.add(outbound.queued_bytes() as u64);
+        self.stats.send_queue_bytes.subtract(before as u64);
+        self.stats.pongs_left_out.add(u64::from(replaced && frame[0] == 0x80 | u8::from(PONG)));
     }
 
     /// Queues a piece behind what waits already, whatever that is.

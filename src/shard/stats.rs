@@ -131,6 +131,8 @@ pub struct ShardStats {
     pub dropped: [Cell; DropReason::ALL.len()],
     /// Connections that met their send queue's limit.
     pub slow_consumers: Cell,
+    /// Pings of clients at their send queue's limit that the answer to a later one stands for.
+    pub pongs_left_out: Cell,
     /// Other shards' drain markers that did not come in time.
     pub drain_markers_missed: Cell,
     /// Connections dropped because they answered no ping.
@@ -184,6 +186,7 @@ impl ShardStats {
             delivery_bytes: Cell::default(),
             dropped: Default::default(),
             slow_consumers: Cell::default(),
+            pongs_left_out: Cell::default(),
             drain_markers_missed: Cell::default(),
             keepalive_timeouts: Cell::default(),
             send_queue_bytes: Cell::default(),

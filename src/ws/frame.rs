@@ -71,6 +71,19 @@ impl ServerHeader {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+
+    /// The opcode of the first of several frames of the server's, and its length with its header, in bytes. `None` where
+    /// there is none.
+    pub fn first_of(frames: &[u8]) -> Option<(OpCode, usize)> {
+        let (&first, &second) = (frames.first()?, frames.get(1)?);
+        let opcode = OPCODES[usize::from(first & 0x0f)]?;
+        let (header_bytes, payload_bytes) = match second {
+            0..=125 => (2, usize::from(second)),
+            126 => (4, usize::from(u16::from_be_bytes(frames.get(2..4)?.try_into().ok()?))),
+            _ => (10, usize::try_from(u64::from_be_bytes(frames.get(2..10)?.try_into().ok()?)).ok()?),
+        };
+        Some((opcode, header_bytes + payload_bytes))
+    }
 }
 
 /// Appends one whole frame to `out`. `rsv1` marks the payload as compressed.
@@ -239,6 +252,22 @@ mod tests {
         encode_pong(&[1; 200], &mut out);
         assert_eq!(out[..2], [0x8a, 125]);
         assert_eq!(out.len(), 127);
+    }
+
+    #[test]
+    fn the_servers_frames_are_told_apart_again() {
+        let sizes =
+            [(TEXT, 0), (PING, 125), (BINARY, 126), (PONG, 3), (TEXT, 65535), (BINARY, 65536), (CLOSE, 2)];
+        let mut frames = Vec::new();
+        sizes.iter().for_each(|&(opcode, size)| encode(opcode, opcode == TEXT, &vec![9; size], &mut frames));
+        let mut rest = &frames[..];
+        for (opcode, size) in sizes {
+            let (seen, length) = ServerHeader::first_of(rest).unwrap();
+            let header = ServerHeader::new(opcode, false, size);
+            assert_eq!((seen, length), (opcode, header.as_bytes().len() + size));
+            rest = &rest[length..];
+        }
+        assert_eq!(ServerHeader::first_of(rest), None);
     }
 
     #[test]
