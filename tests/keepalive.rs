@@ -5,7 +5,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::client::Event;
+use support::client::{Client, Event};
 use support::frame::{self, Frame};
 use support::server::Server;
 use support::swarm::Swarm;
@@ -127,4 +127,36 @@ fn a_pong_nobody_asked_for_is_an_answer_too() {
             other => panic!("expected pings only, got {other:?}"),
         }
     }
+}
+
+/// Its ping waits behind what it has yet to read, but that its socket takes more shows that somebody reads.
+#[test]
+fn a_slow_reader_with_a_backlog_lives_until_it_stops() {
+    const MESSAGE_BYTES: usize = 16 * 1024;
+    let interval = Duration::from_secs(3);
+    let flags = ["--keepalive", "3s", "--send-queue", "8MiB"];
+    let server = Server::start_shards(1, &flags);
+    let mut slow = Client::connect_narrow(server.data, "/sub/feed");
+    slow.shows_pings = true; // and so leaves them unanswered
+    let mut http = server.http();
+    while server.metrics().sum("corecast_send_queue_bytes", &[]) < 3e6 {
+        slow.send(&Frame::new(frame::PONG, "unasked"));
+        http.post("/pub/feed", &[b'x'; MESSAGE_BYTES]).expect("publish").expect(201);
+    }
+    // A silent one is dropped within two intervals.
+    let (start, mut pings) = (Instant::now(), 0);
+    while start.elapsed() < 3 * interval {
+        match slow.frame() {
+            frame if frame.opcode == frame::PING => pings += 1,
+            frame => assert_eq!((frame.opcode, frame.payload.len()), (frame::TEXT, MESSAGE_BYTES)),
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    println!("{pings} pings unanswered");
+    let metrics = server.metrics();
+    assert_eq!(metrics.sum("corecast_keepalive_timeouts_total", &[]), 0.0);
+    assert!(metrics.sum("corecast_send_queue_bytes", &[]) > 0.0, "the test has read all of the backlog");
+    // It takes nothing any more.
+    server.expect_metric("corecast_keepalive_timeouts_total", &[], 1.0);
+    server.wait_connections(0);
 }

@@ -51,8 +51,15 @@ impl Shard {
         }
     }
 
-    /// Pings an open connection, or drops it when it has been silent since the last ping.
+    /// Pings an open connection, or drops it when it has been silent since the last ping. A ping does not wait behind what a
+    /// slow reader has yet to get, and as long as it waits at all, what the socket takes is a sign of life as well
+    /// ([`Shard::send_queued`]).
     fn ping(&mut self, index: u32) {
+        let slot = &self.slab[index];
+        if slot.pinged && !slot.heard {
+            // A socket reports room when a third of it is free. Of a large one that is more than some read in an interval.
+            self.send_more(index);
+        }
         let slot = &mut self.slab[index];
         if slot.pinged && !slot.heard {
             self.stats.keepalive_timeouts.add(1);
@@ -63,6 +70,10 @@ impl Shard {
         slot.pinged = true;
         slot.heard = false;
         let header = ServerHeader::new(PING, false, 0);
+        // While a queue is held, the answer to the handshake may still be on its way to it.
+        if slot.outbound.as_ref().is_some_and(|outbound| outbound.holds == 0) {
+            return self.queue_control(index, header.as_bytes());
+        }
         self.context.send_bytes(self.slab.id(index), header.as_bytes(), &[]);
     }
 
