@@ -184,3 +184,48 @@ fn a_second_signal_ends_at_once() {
     assert!(swarm.members.iter().all(|member| matches!(member.close, Some((1012, _)))));
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
 }
+
+/// Clients that do not answer get a second, those that have not sent all of their request two.
+#[test]
+fn silent_clients_hold_a_drain_up_for_little() {
+    for (half_sent, grace) in [(false, Duration::from_secs(1)), (true, Duration::from_secs(2))] {
+        let server = Server::start_shards(2, &["--drain-window", "0s"]);
+        let mut mute: Vec<Client> = (0..10).map(|_| server.connect("/sub/a")).collect();
+        let mut half = half_sent.then(|| {
+            let mut client = Client::open_socket(server.data).expect("connect");
+            client.send_raw(b"GET /sub/a HTTP/1.1\r\nHost: 127.0.0.1\r\n").expect("send");
+            client
+        });
+        server.wait_metric("corecast_sockets", &[], |sockets| {
+            sockets >= (mute.len() + usize::from(half_sent)) as f64
+        });
+        let signalled = Instant::now();
+        server.signal(SIGTERM);
+        assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
+        let took = signalled.elapsed();
+        // With room for a machine that stands still; five seconds would be the patience of every day.
+        assert!(took >= grace && took < grace + Duration::from_millis(2500), "{half_sent}: {took:?}");
+        for client in &mut mute {
+            client.expect_close(1012);
+        }
+        if let Some(half) = &mut half {
+            assert_eq!(half.read_response().expect("an answer").status, 503);
+        }
+    }
+}
+
+#[test]
+fn a_second_signal_waits_for_no_answer() {
+    let server = Server::start_shards(2, &["--drain-window", "1h"]);
+    let mut mute: Vec<Client> = (0..10).map(|_| server.connect("/sub/a")).collect();
+    server.signal(SIGTERM);
+    wait_for("/ready to turn 503", || (server.get("/ready").status == 503).then_some(()));
+    let signalled = Instant::now();
+    server.signal(SIGTERM);
+    let ended = server.wait_exit(PATIENCE);
+    println!("ended after {:?}", signalled.elapsed());
+    assert_eq!(ended.code(), Some(0));
+    // The shards have ended by themselves, and not because their time was up.
+    assert!(ended.stderr.contains("all shards drained"), "{}", ended.stderr);
+    mute.iter_mut().for_each(|client| drop(client.expect_close(1012)));
+}

@@ -20,9 +20,9 @@ use crate::shard::mesh::ControlLink;
 use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
 use crate::topic::TopicName;
 
-/// Time beyond the drain window after which shards that have not drained are given up. Longer than a shard
-/// waits for a peer's close frame.
-const DRAIN_GRACE: Duration = Duration::from_secs(8);
+/// Time beyond the drain window after which shards that have not drained are given up. Twice as long as a shard
+/// takes that is not stuck, whatever clients do.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 /// The same when the server is to end at once: enough for the close frames to leave, not for the peers to
 /// answer them.

@@ -8,7 +8,10 @@
 //!    listener of a group (SO_REUSEPORT) goes on answering what clients have begun while it ignores what they
 //!    begin now: their second attempt, a second later, meets another process of the group. What waits in its
 //!    queue is accepted right before it is closed, because the kernel would reset it.
-//! 3. A socket that was handed over is let go at once: what waits in its queue is for the next process.
+//! 3. Close frames and refusals leave before their sockets are closed: who has got one has [`ANSWER_GRACE`] to answer, and in
+//!    any case [`LAST_WORDS_GRACE`] in which what still comes from it is read, for a socket that is closed over unread
+//!    bytes is reset, and what was said last could be lost.
+//! 4. A socket that was handed over is let go at once: what waits in its queue is for the next process.
 
 use std::io;
 use std::net::TcpStream;
@@ -18,7 +21,7 @@ use super::admission::RETRY_AFTER_SECONDS;
 use super::listener::{self, Sharing};
 use super::message::{ToControl, ToShard};
 use super::slab::State;
-use super::{CLOSE_TIMEOUT, Listening, Shard};
+use super::{Listening, Shard};
 use crate::component::{CloseCause, CloseReason};
 use crate::ws::Rejection;
 
@@ -29,6 +32,13 @@ const LISTENER_GRACE: Duration = Duration::from_millis(400);
 /// How long after the window a client that has connected may still take for its request. It is answered with 101 and
 /// closed with 1012; later it is refused with 503.
 const REQUEST_GRACE: Duration = Duration::from_secs(2);
+
+/// How long after the window a client may still take to answer its close frame.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// What a drain lasts beyond [`REQUEST_GRACE`], or beyond the signal that it is to end at once: time for what is said
+/// last to leave, and none for the answers.
+const LAST_WORDS_GRACE: Duration = Duration::from_millis(100);
 
 /// How long a drain waits for another shard's marker, which takes microseconds unless that shard is stuck in a
 /// callback. Then connections are closed without it, and counted in `drain_markers_missed_total`.
@@ -43,6 +53,8 @@ pub(super) struct Drain {
     listens_until_nanos: u64,
     /// Nobody waits for anything any more: the server is to end at once.
     hurried: bool,
+    /// The window is over, and everybody is closed who comes.
+    over: bool,
     /// Slots below this have been closed.
     closed_below: u32,
     /// Slots there were when the drain began.
@@ -57,6 +69,7 @@ impl Drain {
             ends_nanos,
             listens_until_nanos: ends_nanos.min(began_nanos.saturating_add(grace_nanos)),
             hurried: false,
+            over: false,
             closed_below: 0,
             slots,
         }
@@ -75,6 +88,11 @@ impl Drain {
         self.ends_nanos.saturating_add(grace_nanos)
     }
 
+    /// When all connections are given up.
+    fn cut_nanos(&self) -> u64 {
+        self.serves_until().saturating_add(LAST_WORDS_GRACE.as_nanos() as u64)
+    }
+
     /// Slots that are due to be closed by now.
     fn due(&self, now_nanos: u64) -> u32 {
         if now_nanos >= self.ends_nanos {
@@ -90,6 +108,10 @@ impl Shard {
     /// Begins to drain; asked again, hurries.
     pub(super) fn begin_drain(&mut self, window_millis: u64, hurried: bool) {
         let ends_nanos = self.now_nanos.saturating_add(window_millis.saturating_mul(1_000_000));
+        if hurried {
+            // Close frames go out in this very pass.
+            self.tick_due_nanos = self.tick_due_nanos.min(self.now_nanos);
+        }
         if let Some(drain) = &mut self.drain {
             return drain.shorten(ends_nanos);
         }
@@ -134,13 +156,16 @@ impl Shard {
         let Some(drain) = &mut self.drain else { return };
         // Once the window is over this takes in whoever came since the drain began, whatever the slot.
         let over = self.now_nanos >= drain.ends_nanos;
+        if over && !std::mem::replace(&mut drain.over, true) {
+            self.close_deadlines.set_length(ANSWER_GRACE, self.now_nanos);
+        }
         let too_late = self.now_nanos >= drain.serves_until();
         let (from, to) = match over {
             true => (0, self.slab.len()),
             false => (drain.closed_below, drain.due(self.now_nanos)),
         };
         drain.closed_below = drain.closed_below.max(to);
-        let cut_nanos = drain.ends_nanos.saturating_add(CLOSE_TIMEOUT.as_nanos() as u64);
+        let cut_nanos = drain.cut_nanos();
         // What arrived in this pass goes out ahead of the close frames.
         self.fan_out_before_leaving();
         for index in from..to {
@@ -214,6 +239,12 @@ impl Shard {
         }
     }
 
+    /// Notes that a connection is given up whose time to answer its close frame is over.
+    pub(super) fn note_cut(&mut self, index: u32) {
+        let is_over = self.drain.as_ref().is_some_and(|drain| drain.over);
+        self.cut += u64::from(is_over && self.slab[index].state == State::Closing);
+    }
+
     /// Gives every connection up.
     pub(super) fn cut_all(&mut self) {
         self.cut += self.stats.connections.get();
@@ -242,6 +273,16 @@ mod tests {
         drain.shorten(1_400);
         assert_eq!(drain.due(1_500), 50);
         assert_eq!(Drain::new(5, 5, 7).due(5), 7);
+    }
+
+    #[test]
+    fn a_drain_ends_soon_after_its_window() {
+        let (request, last_words) = (REQUEST_GRACE.as_nanos() as u64, LAST_WORDS_GRACE.as_nanos() as u64);
+        let mut drain = Drain::new(0, 5_000, 1);
+        assert_eq!(drain.cut_nanos(), 5_000 + request + last_words);
+        drain.shorten(3_000);
+        assert_eq!(drain.cut_nanos(), 3_000 + last_words);
+        assert!(ANSWER_GRACE < REQUEST_GRACE);
     }
 
     #[test]

@@ -93,7 +93,10 @@ impl Shard {
             let ending = [State::Closing, State::Linger, State::Finishing];
             let is_ending = |id| slab.find(id).is_some_and(|slot| ending.contains(&slot.state));
             match self.close_deadlines.expired(now, is_ending) {
-                Some(id) => self.kill(id.slot, CloseCause::Transport),
+                Some(id) => {
+                    self.note_cut(id.slot);
+                    self.kill(id.slot, CloseCause::Transport);
+                }
                 None => return,
             }
         }
