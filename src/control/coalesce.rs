@@ -5,12 +5,16 @@
 //!    server reads as soon as it has nothing else to do, so no answer waits for anything but a request that the same
 //!    client had already sent behind it.
 //! 2. At most [`HELD_BYTES`] are held. A client that does not read its answers is not read from.
+//! 3. The connection's [`Place`] is told that it waits for the client only when nothing is left to be written.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::places::Place;
 
 /// Bytes of answers that may be held back.
 const HELD_BYTES: usize = 16 * 1024;
@@ -24,11 +28,14 @@ pub(super) struct Coalesced<S> {
     held: Vec<u8>,
     /// How many of the first bytes held have been written.
     written: usize,
+    /// The writer has bytes that were not taken.
+    is_full: bool,
+    place: Arc<Place>,
 }
 
 impl<S: AsyncWrite + Unpin> Coalesced<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, held: Vec::new(), written: 0 }
+    pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
+        Self { stream, held: Vec::new(), written: 0, is_full: false, place }
     }
 
     fn poll_release(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -43,6 +50,17 @@ impl<S: AsyncWrite + Unpin> Coalesced<S> {
         self.written = 0;
         Poll::Ready(Ok(()))
     }
+
+    fn poll_hold(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.held.len() + bytes.len() > HELD_BYTES {
+            ready!(self.poll_release(context))?;
+        }
+        if bytes.len() > HELD_BYTES {
+            return Pin::new(&mut self.stream).poll_write(context, bytes);
+        }
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalesced<S> {
@@ -52,6 +70,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Coalesced<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_release(context))?;
+        if !self.is_full {
+            self.place.wait_for_client();
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -62,14 +83,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.held.len() + bytes.len() > HELD_BYTES {
-            ready!(self.poll_release(context))?;
-        }
-        if bytes.len() > HELD_BYTES {
-            return Pin::new(&mut self.stream).poll_write(context, bytes);
-        }
-        self.held.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        let written = self.poll_hold(context, bytes);
+        self.is_full = written.is_pending();
+        written
     }
 
     /// Nothing leaves yet: see the module. But for the word that a client waits for before it sends its body: it is
@@ -91,14 +107,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    use super::super::places::Places;
     use super::super::testing;
     use super::*;
+
+    async fn place() -> Arc<Place> {
+        Places::new(1).take(|| ()).await.place().clone()
+    }
 
     #[test]
     fn what_is_written_leaves_before_a_read_and_before_the_end() {
         testing::runtime().block_on(async {
             let (mut peer, stream) = duplex(1024);
-            let mut stream = Coalesced::new(stream);
+            let mut stream = Coalesced::new(stream, place().await);
             stream.write_all(b"one").await.unwrap();
             stream.write_all(b"two").await.unwrap();
             stream.flush().await.unwrap();
@@ -124,7 +145,7 @@ mod tests {
     fn a_peer_that_does_not_read_is_not_read_from() {
         testing::runtime().block_on(async {
             let (mut peer, stream) = duplex(64);
-            let mut stream = Coalesced::new(stream);
+            let mut stream = Coalesced::new(stream, place().await);
             let bytes = vec![7; 3 * HELD_BYTES];
             peer.write_all(b"x").await.unwrap();
             stream.write_all(&bytes[..HELD_BYTES]).await.unwrap();

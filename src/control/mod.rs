@@ -3,7 +3,7 @@
 //! | Module | Owns |
 //! |---|---|
 //! | `dispatcher` | the rings to and from the shards; requests that await an answer; the drain |
-//! | `server`, `coalesce` | the HTTP connections and their limits; answers that leave together |
+//! | `server`, `places`, `coalesce` | the HTTP connections; who makes room for whom; answers that leave together |
 //! | `api` | the routes and `/pub/<topic>` |
 //! | `batch` | `POST /pub` |
 //! | `metrics` | `GET /metrics` |
@@ -26,6 +26,7 @@ mod dispatcher;
 mod health;
 mod live;
 mod metrics;
+mod places;
 mod reload;
 mod server;
 mod status;

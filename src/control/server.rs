@@ -7,16 +7,23 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::coalesce::Coalesced;
+use super::places::{Places, Taken};
 
-/// Connections at a time; more wait in the listener's backlog.
-const MAX_CONTROL_CONNECTIONS: u32 = 256;
+/// Connections at a time. For one more, the one that has waited longest for its client's request is cut; where none
+/// waits for its client, the newcomer waits.
+const MAX_CONTROL_CONNECTIONS: usize = 256;
+
+/// Interval at which the log tells how many connections were cut for others.
+const CUT_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Time for a complete request head, from the end of the request before it: it ends idle connections too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,15 +44,15 @@ const END_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Server {
     listener: TcpListener,
     router: Router,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl Server {
     /// Must be called inside the runtime.
     pub(super) fn new(listener: std::net::TcpListener, router: Router) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let slots = Arc::new(Semaphore::new(MAX_CONTROL_CONNECTIONS as usize));
-        Ok(Self { listener: TcpListener::from_std(listener)?, router, slots })
+        let places = Places::new(MAX_CONTROL_CONNECTIONS);
+        Ok(Self { listener: TcpListener::from_std(listener)?, router, places })
     }
 
     /// Serves until the sender of `stopped` is dropped; then finishes the requests that are running.
@@ -55,19 +62,19 @@ impl Server {
             () = self.accept_all(stop) => {}
             _ = stopped.changed() => {}
         }
-        let ended = self.slots.acquire_many(MAX_CONTROL_CONNECTIONS);
-        if tokio::time::timeout(END_GRACE, ended).await.is_err() {
+        if tokio::time::timeout(END_GRACE, self.places.all_free()).await.is_err() {
             debug!("control connections were cut");
         }
     }
 
     async fn accept_all(&self, stopped: watch::Receiver<()>) {
-        let mut failing = false;
-        while let Ok(slot) = self.slots.clone().acquire_owned().await {
+        let (mut failing, mut cuts) = (false, Cuts::default());
+        loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     failing = false;
-                    tokio::spawn(serve(stream, self.router.clone(), slot, stopped.clone()));
+                    let taken = self.places.take(|| cuts.count()).await;
+                    tokio::spawn(serve(stream, self.router.clone(), taken, stopped.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -81,29 +88,59 @@ impl Server {
     }
 }
 
+/// Connections that were cut for others, and what the log has been told of them.
+#[derive(Default)]
+struct Cuts {
+    unreported: u64,
+    reported: Option<Instant>,
+}
+
+impl Cuts {
+    fn count(&mut self) {
+        self.unreported += 1;
+        if self.reported.is_none_or(|at| at.elapsed() >= CUT_REPORT_INTERVAL) {
+            self.reported = Some(Instant::now());
+            let cut = std::mem::take(&mut self.unreported);
+            warn!(
+                cut,
+                "all {MAX_CONTROL_CONNECTIONS} connections of the control port are taken; those that have sent no \
+                 request for longest are cut for newcomers"
+            );
+        }
+    }
+}
+
 /// Whether accept failed because the connection had already gone, as opposed to a lack of something.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve(
-    stream: TcpStream,
-    router: Router,
-    slot: OwnedSemaphorePermit,
-    mut stopped: watch::Receiver<()>,
-) {
+async fn serve(stream: TcpStream, router: Router, taken: Taken, mut stopped: watch::Receiver<()>) {
     // Neither option is needed to be right; a socket that refuses them has already failed.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
+    let (place, handlers) = (taken.place(), TowerToHyperService::new(router));
+    let service = service_fn(|request| {
+        place.begin_answer();
+        let (place, answer) = (place.clone(), handlers.call(request));
+        async move {
+            let answer = answer.await;
+            place.end_answer();
+            answer
+        }
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(Coalesced::new(stream)), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(Coalesced::new(stream, place.clone())), service)
     );
     let outcome = tokio::select! {
+        // First: between the choice of this connection and its end, no request may be taken up.
+        biased;
+        () = place.cut_for_another() => Ok(()),
         outcome = connection.as_mut() => outcome,
         _ = stopped.changed() => {
             connection.as_mut().graceful_shutdown();
@@ -113,5 +150,4 @@ async fn serve(
     if let Err(error) = outcome {
         debug!(%error, "control connection failed");
     }
-    drop(slot);
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::testing::{Conduct, EPOCH_TEXT, Rig, Told, settings};
 use super::{Summary, batch};
 use crate::config::PublishToken;
+use crate::preflight;
 use crate::topic::TopicName;
 
 const BINARY: &str = "Content-Type: application/octet-stream\r\n";
@@ -367,6 +368,54 @@ fn a_drain_is_announced_and_a_second_signal_hastens_it() {
     assert_eq!(told(), [(0, Told::Drain(0)), (1, Told::Drain(0))]);
     rig.may_end.store(true, Relaxed);
     assert_eq!(rig.join(), Summary { cut_connections: 2, undrained_shards: Vec::new() });
+}
+
+#[test]
+fn silent_and_slow_connections_make_room_and_those_served_do_not() {
+    preflight::raise_descriptor_limit().unwrap();
+    let rig = Rig::new(&[Conduct::Silent], settings());
+    let connect = |bytes: &str| {
+        let mut stream = TcpStream::connect(rig.client.0).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(bytes.as_bytes()).unwrap();
+        stream
+    };
+    let ask_again = |kept: &mut TcpStream| {
+        kept.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        kept.read(&mut [0; 64 * 1024]).unwrap()
+    };
+    // Its answer takes the whole time that a shard has for one.
+    let head = "POST /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx";
+    let mut served = connect(head);
+    let mut kept = connect("");
+    let mut silent: Vec<_> =
+        (0..300).map(|n| connect(if n % 2 == 0 { "" } else { "GET /live HTTP/1.1\r\nHo" })).collect();
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_secs(3) {
+        assert_eq!(status(&rig.client.get("/metrics")), "200");
+        silent.push(connect("G"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        asked.elapsed() < Duration::from_secs(20),
+        "newcomers wait for the silent: {:?}",
+        asked.elapsed()
+    );
+    assert_eq!(silent[0].read(&mut [0; 1]).unwrap_or(0), 0, "the oldest is cut");
+    assert!(kept.write_all(b"GET").is_err() || kept.read(&mut [0; 1]).unwrap_or(0) == 0);
+
+    // One that asks now and then is not the one that has waited longest.
+    let mut kept = connect("");
+    for _ in 0..5 {
+        assert!(ask_again(&mut kept) > 0, "an active connection was cut");
+        silent.extend((0..100).map(|_| connect("")));
+    }
+    let mut answer = String::new();
+    served.read_to_string(&mut answer).unwrap();
+    assert_eq!(status(&answer), "503", "{answer}");
+    assert!(answer.contains("has not answered within 5 s"), "{answer}");
+    rig.handle.stop_now();
+    rig.join();
 }
 
 #[test]
