@@ -182,6 +182,9 @@ fn launch_here(
     let settings = Settings::new(&config, derived_max_connections, cpus.len())
         .map_err(|error| StartError::Route(format!("allowed origin {error}")))?;
     let max_connections = settings.max_connections;
+    if let Some(warning) = config.descriptor_warning(derived_max_connections) {
+        tracing::warn!("{warning}");
+    }
 
     let handed_over = std::mem::take(&mut surroundings.listeners);
     let Opened { listeners, websocket_addresses, locks } = open(&config, handed_over, cpus.len())?;

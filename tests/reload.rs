@@ -10,6 +10,7 @@ use libc::{SIGHUP, SIGTERM};
 use support::client::Upgrade;
 use support::http;
 use support::server::{Launch, Server};
+use support::sys::Cage;
 use support::{PATIENCE, wait_for};
 
 /// A configuration file that is removed again.
@@ -96,6 +97,49 @@ fn settings_change_without_a_restart() {
     let ended = server.wait_exit(PATIENCE);
     assert!(ended.stderr.contains("window_millis=0"), "{}", ended.stderr);
     drop(last);
+}
+
+#[test]
+fn more_connections_than_open_files_is_neither_said_nor_tried() {
+    let file = ConfigFile::new("descriptors", "max-connections = 5000\n");
+    let cage = Cage { descriptors: Some(300), ..Cage::default() };
+    let flags = ["--config", file.path(), "--cores", "1", "--drain-window", "0"];
+    let server = Launch::new(&flags).cage(cage).start();
+    // 300 less 64 of the process and 16 of its shard.
+    server.expect_metric("corecast_max_connections", &[], 220.0);
+    let status = http::once(server.control(), "GET", "/status", &[], b"").expect("status");
+    assert!(status.text().contains("\"max_connections\":220,"), "{}", status.text());
+
+    file.write("max-connections = 20\n");
+    reload(&server, "done");
+    server.expect_metric("corecast_max_connections", &[], 20.0);
+    file.write("max-connections = 6000\n");
+    reload(&server, "done");
+    server.expect_metric("corecast_max_connections", &[], 220.0);
+
+    let mut held = Vec::new();
+    let refused =
+        wait_for("a refusal", || match Upgrade::to("/sub/a").send(server.data).expect("no answer") {
+            (response, client) if response.status == 101 => {
+                held.push(client);
+                None
+            }
+            (response, _) => Some(response),
+        });
+    assert_eq!((refused.status, held.len()), (503, 220));
+    server.wait_status("/ready", 503);
+    drop(held);
+    server.signal(SIGTERM);
+    let ended = server.wait_exit(PATIENCE);
+    assert!(ended.stdout.contains("Limit      220 connections"), "{}", ended.stdout);
+    for wanted in ["--max-connections 5000 does not fit", "--max-connections 6000 does not fit"] {
+        let line = ended.stderr.lines().find(|line| line.contains(wanted)).unwrap_or_default();
+        assert!(
+            ["room for 220", "ulimit -Hn", "LimitNOFILE"].iter().all(|word| line.contains(word)),
+            "{line}"
+        );
+    }
+    assert!(!ended.stderr.contains("--max-connections 20 "), "{}", ended.stderr);
 }
 
 #[test]

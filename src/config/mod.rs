@@ -129,8 +129,8 @@ pub struct Config {
     #[serde(skip_serializing_if = "WaitMode::is_auto")]
     pub wait: WaitMode,
 
-    /// Connections of the whole process. Over it: 503 with Retry-After. Default: the limit on open files
-    /// (raised to its hard limit at start) less a small reserve
+    /// Connections of the whole process. Over it: 503 with Retry-After. Default, and never more: the limit
+    /// on open files (raised to its hard limit at start) less a small reserve
     #[arg(help_heading = "Connections", long, value_name = "N", value_parser = parse_count)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u64>,

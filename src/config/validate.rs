@@ -59,6 +59,17 @@ impl Config {
         warnings
     }
 
+    /// The same of a number of connections that the limit on open files does not allow, of which `room` is left for
+    /// connections.
+    #[must_use]
+    pub fn descriptor_warning(&self, room: u64) -> Option<String> {
+        let wanted = self.max_connections.filter(|&wanted| wanted > room)?;
+        Some(format!(
+            "--max-connections {wanted} does not fit the limit on open files, which leaves room for {room}: {room} is \
+             the limit. Raise the hard limit on open files (ulimit -Hn, or LimitNOFILE= of systemd) and start again"
+        ))
+    }
+
     fn validate_addresses(&self) -> Result<(), ConfigError> {
         if self.listen.is_empty() {
             return Err(ConfigError::new("listen", "", "expected at least one address"));

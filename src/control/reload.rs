@@ -52,8 +52,8 @@ pub(super) struct Counts {
 }
 
 impl Reloader {
-    /// For a server that runs with `config`. `derived_max_connections` is the limit where no setting gives one;
-    /// `addresses` is applied to whatever is read.
+    /// For a server that runs with `config`. `derived_max_connections` is the limit where no setting gives a lower
+    /// one; `addresses` is applied to whatever is read.
     #[must_use]
     pub fn new(
         reload: Reload,
@@ -105,7 +105,8 @@ impl Reloader {
         }));
         (self.reload.apply)(&config);
         self.config = config;
-        for warning in self.config.warnings() {
+        let descriptors = self.config.descriptor_warning(self.derived_max_connections);
+        for warning in self.config.warnings().into_iter().chain(descriptors) {
             warn!("{warning}");
         }
         if !needs_restart.is_empty() {

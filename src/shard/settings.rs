@@ -67,15 +67,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What a configuration says for each of so many shards, with a new epoch; `max_connections` where it says nothing
-    /// of that.
+    /// What a configuration says for each of so many shards, with a new epoch. `room` is how many connections the limit
+    /// on open files leaves room for: more are never taken, whatever the configuration says.
     ///
     /// # Errors
     /// [`InvalidOrigin`] for an allowed origin that is none.
-    pub fn new(config: &Config, max_connections: u64, shards: usize) -> Result<Self, InvalidOrigin> {
+    pub fn new(config: &Config, room: u64, shards: usize) -> Result<Self, InvalidOrigin> {
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Ok(Self {
-            max_connections: config.max_connections.unwrap_or(max_connections),
+            max_connections: config.max_connections.unwrap_or(room).min(room),
             max_connections_per_ip: config
                 .max_connections_per_ip
                 .map(|limit| u16::try_from(limit).unwrap_or(u16::MAX)),
