@@ -19,6 +19,9 @@ use support::metrics::Metrics;
 use support::server::Server;
 use support::{PATIENCE, wait_for};
 
+/// Clients that are kept to be refused, over all cores, and that take no place of others.
+const REFUSAL_RESERVE: usize = 32;
+
 /// Waits until so many handshakes are counted as refused for that reason.
 #[track_caller]
 fn expect_rejected(server: &Server, reason: &str, count: f64) {
@@ -79,6 +82,45 @@ fn silent_connections_over_the_limit_of_an_address_take_no_place_of_others() {
     drop(flood);
     server.wait_metric("corecast_sockets", &[], |sockets| sockets == 0.0);
     connect_from("127.0.0.2", server.data).expect("the address, once it is calm").expect_alive();
+}
+
+#[test]
+fn what_is_ready_has_a_place_for_a_newcomer_and_what_is_not_has_none() {
+    const LIMIT: usize = 40;
+    let flags = ["--max-connections", "40", "--handshake-timeout", "10m"];
+    let server = Server::start_shards(2, &flags);
+    let silent = || Client::open_socket(server.data).expect("connect");
+    let expect_sockets = |count: usize| {
+        server.wait_metric("corecast_sockets", &[], |sockets| sockets == count as f64);
+    };
+    // Some have asked, others may yet: all are within the limit.
+    let mut held: Vec<Client> = (0..LIMIT / 2).map(|_| server.connect("/sub/a")).collect();
+    held.extend((LIMIT / 2..LIMIT).map(|_| silent()));
+    expect_sockets(LIMIT);
+    server.wait_status("/ready", 503);
+    assert_eq!(Upgrade::to("/sub/a").refused(server.data).status, 503);
+    expect_sockets(LIMIT);
+
+    // Those who are to be refused do not go, and yet hold no place of those within the limit.
+    let refused: Vec<Client> = (0..REFUSAL_RESERVE).map(|_| silent()).collect();
+    expect_sockets(LIMIT + REFUSAL_RESERVE);
+    drop(held.pop());
+    expect_sockets(LIMIT + REFUSAL_RESERVE - 1);
+    server.wait_status("/ready", 200);
+    held.push(server.connect("/sub/a"));
+    server.wait_status("/ready", 503);
+
+    // No more sockets than that, whatever they want.
+    let mut flood: Vec<Client> = (0..100).map(|_| silent()).collect();
+    for client in &mut flood {
+        client.expect_gone();
+    }
+    server.wait_metric("corecast_sockets", &[], |sockets| sockets == (LIMIT + REFUSAL_RESERVE) as f64);
+    drop(refused);
+    expect_sockets(LIMIT);
+    assert_eq!(Upgrade::to("/sub/a").refused(server.data).status, 503);
+    drop(held);
+    server.wait_status("/ready", 200);
 }
 
 /// Opens a connection and ends it in one of many ways.

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 
 use super::Shared;
 use crate::clock;
+use crate::shard::stats::places_taken;
 
 /// A shard that has not ticked for so long counts as dead.
 const TICK_LIMIT: Duration = Duration::from_secs(2);
@@ -57,10 +58,11 @@ impl Shared {
         if self.draining.load(Relaxed) {
             return Some("draining".to_owned());
         }
-        let connections: u64 = self.stats.iter().map(|stats| stats.connections.get()).sum();
+        // What shards decide by, too: newcomers would be refused.
+        let taken = places_taken(&self.stats);
         let limit = self.settings.load().max_connections;
-        if connections >= limit {
-            return Some(format!("full: {connections} connections of at most {limit}"));
+        if taken >= limit {
+            return Some(format!("full: {taken} connections of at most {limit}"));
         }
         self.why_not_live(now_nanos)
     }
@@ -97,9 +99,11 @@ mod tests {
     fn full_and_draining_are_not_ready_but_live() {
         let shared = shared(2);
         let limit = shared.settings.load().max_connections;
-        shared.stats[0].connections.set(limit - 1);
+        shared.stats[0].sockets.set(limit - 1);
+        shared.stats[1].sockets.set(1);
+        shared.stats[1].refusing.set(1);
         assert_eq!(shared.why_not_ready(0), None);
-        shared.stats[1].connections.set(1);
+        shared.stats[1].sockets.set(2);
         let reason = format!("full: {limit} connections of at most {limit}");
         assert_eq!(shared.why_not_ready(0), Some(reason));
         shared.draining.store(true, Relaxed);

@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use super::address_counts::{AddressCounts, AddressKey};
 use super::slab::OverLimit;
+use super::stats::places_taken;
 use super::{REFUSAL_RESERVE, Shard};
 use crate::component::CloseCause;
 use crate::forwarded::{ProxyHeader, forwarded_for, is_trusted, parse_proxy_header};
@@ -76,6 +77,7 @@ impl Shard {
         if sockets >= self.settings.max_connections + REFUSAL_RESERVE {
             return self.count_rejected(RejectReason::Capacity);
         }
+        let is_full = places_taken(&self.all_stats) >= self.settings.max_connections;
         let looks_at_peer =
             self.settings.max_connections_per_ip.is_some() || !self.settings.trusted_proxies.is_empty();
         let peer = looks_at_peer.then(|| socket.peer_addr().ok()).flatten();
@@ -84,7 +86,7 @@ impl Shard {
             return self.count_rejected(RejectReason::Address);
         }
         let (mut counted, mut over_limit) = (None, None);
-        if sockets >= self.settings.max_connections {
+        if is_full {
             over_limit = Some(OverLimit::Process);
         } else {
             match peer.filter(|_| !by_proxy).map(|peer| self.acquire(peer)) {
@@ -154,7 +156,7 @@ impl Shard {
         if self.slab[index].over_limit.is_none() {
             match self.acquire(client) {
                 Ok(key) => self.counted.extend(key.map(|key| (index, key))),
-                Err(over) if self.refusing >= REFUSAL_RESERVE => return Some(over.reason()),
+                Err(over) if self.stats.refusing.get() >= REFUSAL_RESERVE => return Some(over.reason()),
                 Err(over) => self.set_over_limit(index, Some(over)),
             }
         }
@@ -220,7 +222,7 @@ impl Shard {
     /// Whether a connection over a limit is cut, because too many wait to be refused already; then it is counted.
     fn cuts(&self, over: OverLimit) -> bool {
         // Those over the limit of the process are bounded by it.
-        let cut = over != OverLimit::Process && self.refusing >= REFUSAL_RESERVE;
+        let cut = over != OverLimit::Process && self.stats.refusing.get() >= REFUSAL_RESERVE;
         if cut {
             self.count_rejected(over.reason());
         }
@@ -228,10 +230,9 @@ impl Shard {
     }
 
     fn set_over_limit(&mut self, index: u32, over_limit: Option<OverLimit>) {
-        let is_bounded_here =
-            |over: Option<OverLimit>| u64::from(over.is_some_and(|over| over != OverLimit::Process));
         let before = std::mem::replace(&mut self.slab[index].over_limit, over_limit);
-        self.refusing = self.refusing + is_bounded_here(over_limit) - is_bounded_here(before);
+        self.stats.refusing.add(u64::from(over_limit.is_some()));
+        self.stats.refusing.subtract(u64::from(before.is_some()));
     }
 
     fn count_rejected(&self, reason: RejectReason) {

@@ -127,7 +127,7 @@ const TURN_QUEUED_BYTES: usize = 2 * APPLY_AT_BYTES;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections above a limit that are kept just long enough to be refused with 503; more are cut at once. Over the
-/// limit of the process they are counted over all shards, else on each.
+/// limit of the process they are counted over all shards, else on each. So many of all shards take no place of others.
 pub const REFUSAL_RESERVE: u64 = 32;
 
 struct Listening {
@@ -158,8 +158,6 @@ struct Shard {
     /// Counters of all shards, for limits that concern the process.
     all_stats: Arc<[Arc<ShardStats>]>,
     process: Arc<ProcessCounts>,
-    /// Connections that wait to be refused for a limit other than that of the process.
-    refusing: u64,
     /// What connections have been counted as in [`ProcessCounts`], by slot.
     counted: BySlot<AddressKey>,
     /// Addresses that proxies told, of connections whose request is not complete, by slot.
@@ -287,7 +285,6 @@ impl Shard {
             stats: all_stats[shard].clone(),
             all_stats,
             process,
-            refusing: 0,
             counted: BySlot::default(),
             proxied: BySlot::default(),
             message_rates: BySlot::default(),
