@@ -186,8 +186,8 @@ pub(crate) struct VerifyArguments {
     #[arg(long, value_name = "R", default_value_t = 100.0)]
     pub(crate) rate: f64,
     /// Share of the subscribers that disconnect in a second, by reset and by closing handshake in turn; each comes
-    /// back after a random pause of up to half a second [default: 10, or 0 with --plain]
-    #[arg(long, value_name = "PERCENT")]
+    /// back after a random pause of up to half a second. Without a value: 10 [default: 10, or 0 with --plain]
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "10")]
     pub(crate) churn: Option<f64>,
     /// Do without message ids, for a server that knows no ws+meta.nchan: nobody can resume, so only with --churn 0
     #[arg(long)]

@@ -102,7 +102,7 @@ pub(crate) struct Measurement {
     pub(crate) failures: Vec<String>,
     started_unix_ms: u64,
     pub(crate) host: Host,
-    commit: Option<String>,
+    commit: Option<&'static str>,
     command: Vec<String>,
     labels: BTreeMap<String, String>,
     pub(crate) settings: Map<String, Value>,

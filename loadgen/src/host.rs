@@ -1,7 +1,6 @@
 //! Where a measurement was taken: machine, kernel, commit.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
@@ -42,13 +41,7 @@ impl Host {
     }
 }
 
-/// Commit of the working directory, with `+` if it has changes; nothing outside a repository or without git.
-pub(crate) fn commit() -> Option<String> {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).stderr(Stdio::null()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let hash = git(&["rev-parse", "HEAD"])?;
-    let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changes.is_empty() { hash } else { hash + "+" })
+/// Commit that this program was built from, with `+` if its sources had changes; nothing if they were of no repository.
+pub(crate) fn commit() -> Option<&'static str> {
+    Some(env!("LOADGEN_COMMIT")).filter(|commit| !commit.is_empty())
 }

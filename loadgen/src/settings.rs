@@ -1,6 +1,7 @@
 //! What a run was asked to do, checked against what this machine allows.
 
-use std::io::IsTerminal;
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ impl Settings {
         if common.source_ips.is_some() && !common.url.address.is_ipv4() {
             return Err(format!("--source-ips: {} is not an IPv4 address", common.url.address.ip()));
         }
+        if let Some(path) = &common.json {
+            check_writable(path).map_err(|error| format!("--json {}: {error}", path.display()))?;
+        }
         let threads = common.cpus.as_ref().map_or(1, |cpus| cpus.0.len());
         if threads > common.connections {
             return Err(format!("--cpus: {threads} threads for {} connections", common.connections));
@@ -108,6 +112,23 @@ impl Settings {
     pub(crate) fn targets(&self) -> Vec<Target> {
         let urls = std::iter::once(&self.url).chain(&self.publish_url);
         urls.map(|url| Target { url: url.clone(), subprotocol: None }).collect()
+    }
+}
+
+/// Whether a file can be written, so that it is not after the run that its result has no place. Nothing is left behind,
+/// and nothing that is there changes.
+fn check_writable(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_file() || there.is_dir() => {
+            OpenOptions::new().append(true).open(path).map(drop)
+        }
+        // Opening a pipe would wait for its reader.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            OpenOptions::new().write(true).create_new(true).open(path)?;
+            fs::remove_file(path)
+        }
+        Err(error) => Err(error),
     }
 }
 

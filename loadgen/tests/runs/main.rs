@@ -424,11 +424,58 @@ fn bad_arguments_end_with_2_and_say_why() {
             "verify --url ws://127.0.0.1:9/pubsub/a --churn 1 --plain",
             "--churn 1: with --plain nobody can resume",
         ),
+        (
+            "verify --url ws://127.0.0.1:9/pubsub/a --churn --plain",
+            "--churn 10: with --plain nobody can resume",
+        ),
         ("verify --url ws://127.0.0.1:9/pubsub/a --rate 0", "--rate 0"),
+        (
+            "echo --url ws://127.0.0.1:9/ --json /nowhere/result.json",
+            "--json /nowhere/result.json: No such file",
+        ),
+        ("echo --url ws://127.0.0.1:9/ --json /", "--json /: Is a directory"),
     ] {
         let output = loadgen(arguments);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments}: {text}");
         assert!(text.contains(reason), "{arguments}: {text}");
     }
+}
+
+#[test]
+fn what_is_there_survives_a_run_that_does_not_begin() {
+    let directory = std::env::temp_dir().join(format!("loadgen-test-{}-json", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let [old, new] = ["old.json", "new.json"].map(|name| directory.join(name));
+    std::fs::write(&old, "old").unwrap();
+    for file in [&old, &new] {
+        let arguments = format!("--json {} --connections 1 --cpus 0-1", file.display());
+        assert_eq!(loadgen(&format!("echo --url ws://127.0.0.1:9/ {arguments}")).status.code(), Some(2));
+    }
+    assert_eq!((std::fs::read_to_string(&old).unwrap().as_str(), new.exists()), ("old", false));
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// What git says of the directory that loadgen is built in.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+#[test]
+fn the_commit_is_that_of_the_build_wherever_it_runs() {
+    let built_from =
+        git(&["ls-files", "--error-unmatch", "build.rs"]).and_then(|_| git(&["rev-parse", "HEAD"]));
+    let file = std::env::temp_dir().join(format!("loadgen-test-{}-commit.json", std::process::id()));
+    let address = relay::start(Behaviour::Good);
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .current_dir("/")
+        .args(["connect", "--connections", "1", "--url", &format!("ws://{address}/a"), "--json"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(document["commit"].as_str().map(|commit| commit.trim_end_matches('+')), built_from.as_deref());
 }

@@ -55,6 +55,14 @@ fn all_is_well_with_churn_on_several_threads() {
 }
 
 #[test]
+fn churn_may_be_given_without_saying_how_much() {
+    let steady = STEADY.strip_prefix("--churn 0").unwrap();
+    let run = verify(Fault::None, &format!("--churn {steady}"));
+    run.assert_passed();
+    assert_eq!(run.document["settings"]["churn_percent"], 10.0);
+}
+
+#[test]
 fn a_server_without_ids_is_checked_by_sequence_numbers() {
     let run = verify(Fault::Declines, &format!("{STEADY} --plain"));
     run.assert_passed();
