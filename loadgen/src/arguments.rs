@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::units::{self, CpuList, SourceRange, Url};
 
@@ -15,6 +15,33 @@ use crate::units::{self, CpuList, SourceRange, Url};
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Values that may be any text: what looks like a flag there is one, and the value is missing.
+const FREE_TEXTS: [&str; 5] = ["FILE", "NAME", "NAME=VALUE", "DIR|off", "URL"];
+
+impl Arguments {
+    /// Those of this process; it ends if they are wrong.
+    pub(crate) fn read() -> Self {
+        let matches = command().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// A value that only looks like a flag, such as -1, is taken, and refused by what the flag accepts.
+fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|mode| {
+        mode.mut_args(|arg| {
+            let names = arg.get_value_names().unwrap_or_default();
+            let is_free = names.iter().any(|name| FREE_TEXTS.contains(&name.as_str()));
+            match arg.get_num_args() {
+                _ if is_free || !arg.get_action().takes_values() => arg,
+                // Without a value, a flag follows.
+                Some(values) if values.min_values() == 0 => arg.allow_negative_numbers(true),
+                _ => arg.allow_hyphen_values(true),
+            }
+        })
+    })
 }
 
 /// The modes.
@@ -249,15 +276,14 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn refused(line: &str) -> String {
-        Arguments::try_parse_from(line.split_whitespace()).unwrap_err().to_string()
+        command().try_get_matches_from(line.split_whitespace()).unwrap_err().to_string()
     }
 
     #[test]
     fn definition_is_consistent() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -266,6 +292,13 @@ mod tests {
         assert!(
             text.contains("--duration") && text.contains("'10'") && text.contains("ms, s, m or h"),
             "{text}"
+        );
+        let text = refused("loadgen echo --url ws://127.0.0.1:9/ --connections -1");
+        assert!(text.contains("--connections") && text.contains("'-1'") && text.contains("from 1"), "{text}");
+        assert!(refused("loadgen echo --url ws://127.0.0.1:9/ --timeout -1s").contains("ms, s, m or h"));
+        assert!(
+            refused("loadgen echo --url ws://127.0.0.1:9/ --json --progress off")
+                .contains("a value is required")
         );
         assert!(refused("loadgen echo --url http://a/").contains("ws://HOST:PORT/PATH"));
         assert!(refused("loadgen fanout --url ws://127.0.0.1:9/").contains("--rate"));

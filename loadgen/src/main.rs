@@ -38,8 +38,6 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use arguments::{Arguments, Command};
 use document::Measurement;
 
@@ -53,7 +51,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let result = match Arguments::read().command {
         Command::Fanout(arguments) => modes::fanout::run(arguments),
         Command::Connect(arguments) => modes::connect::run(arguments),
         Command::Idle(arguments) => modes::idle::run(arguments),

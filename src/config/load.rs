@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
 use super::{Config, ConfigError};
@@ -122,12 +122,19 @@ pub fn load(
     if let Some(path) = operation.config.or_else(|| lookup("config").map(PathBuf::from)) {
         apply_file(&mut config, &path)?;
     }
+    if lookup("cores").is_some() && lookup("cpus").is_none() {
+        config.cpus = None;
+    }
     for (long, value) in settings().filter_map(|long| lookup(&long).map(|value| (long, value))) {
         let mut argument = OsString::from(format!("--{long}="));
         argument.push(value);
         apply(&mut config, [argument]).map_err(|error| {
             LoadError::Source(format!("environment variable {}: {error}", variable(&long)))
         })?;
+    }
+    // Where both are given, --cpus overrides --cores; but not from a weaker layer.
+    if flags.contains_id("cores") && !flags.contains_id("cpus") {
+        config.cpus = None;
     }
     config.update_from_arg_matches(&flags).map_err(LoadError::CommandLine)?;
     config.validate().map_err(LoadError::Invalid)?;
@@ -170,8 +177,23 @@ impl Config {
     }
 }
 
+/// Values that may be any text: what looks like a flag there is one, and the value is missing.
+const FREE_TEXTS: [&str; 3] = ["NAME", "ORIGIN", "TOKEN"];
+
+/// A value that only looks like a flag, such as -1s, is taken, and refused by what the setting accepts.
 fn settings_command() -> Command {
-    Config::augment_args_for_update(Command::new("corecast"))
+    Config::augment_args_for_update(Command::new("corecast")).mut_args(|arg| {
+        let is_free =
+            arg.get_value_names().into_iter().flatten().any(|name| FREE_TEXTS.contains(&name.as_str()));
+        let hyphens = !is_free && !arg.is_require_equals_set();
+        arg.allow_hyphen_values(hyphens)
+    })
+}
+
+/// Whether a setting may have several values.
+fn is_list(command: &Command, long: &str) -> bool {
+    let mut arguments = command.get_arguments();
+    arguments.any(|arg| arg.get_long() == Some(long) && matches!(arg.get_action(), ArgAction::Append))
 }
 
 /// Names of all settings, as flags without the dashes.
@@ -224,7 +246,7 @@ fn apply_file(config: &mut Config, path: &Path) -> Result<(), LoadError> {
     let fail = |message: String| LoadError::Source(format!("configuration file {name}: {message}"));
     let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
-    let known: Vec<String> = settings().collect();
+    let (known, command): (Vec<String>, _) = (settings().collect(), settings_command());
     for (key, value) in table {
         if !known.contains(&key) {
             return Err(fail(format!("unknown key '{key}'; the keys are the names of the flags in --help")));
@@ -232,6 +254,10 @@ fn apply_file(config: &mut Config, path: &Path) -> Result<(), LoadError> {
         let values = flag_values(&value).ok_or_else(|| {
             fail(format!("key '{key}': expected a text, a whole number, true or false, or a list of texts"))
         })?;
+        if value.is_array() && !is_list(&command, &key) {
+            let form = if key == "cpus" { "a text such as \"0-3,8\"" } else { "a single value" };
+            return Err(fail(format!("key '{key}': expected {form}, not a list")));
+        }
         let arguments = values.into_iter().map(|value| OsString::from(format!("--{key}={value}")));
         apply(config, arguments).map_err(fail)?;
     }
@@ -423,11 +449,43 @@ mod tests {
             ("--deny-ip", "10.0.0.0/40", "a network such as 192.0.2.0/24"),
             ("--log", "loud", "[possible values: off, error, warn, info, debug, trace]"),
             ("--control", "0.0.0.0:1", "needs --publish-token"),
+            ("--keepalive", "-1s", "expected a whole number with ms, s, m or h"),
+            ("--history", "-1", "expected a whole number"),
+            ("--max-message-size", "-1KiB", "expected a whole number of bytes"),
+            ("--cpus", "-1", "expected CPU numbers and ranges"),
+            ("--strict-subprotocols", "-1", "expected true or false"),
+            ("--compression", "-1", "[possible values: on, off]"),
         ];
         for (flag, value, accepted) in cases {
             let text = error(&[flag, value], &[]);
             assert!(text.contains(flag) && text.contains(value) && text.contains(accepted), "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_that_is_missing_is_not_the_next_flag() {
+        assert!(error(&["--publish-token", "--echo"], &[]).contains("a value is required"));
+        assert!(error(&["--config", "--echo"], &[]).contains("a value is required"));
+    }
+
+    #[test]
+    fn cores_beat_cpus_of_a_weaker_layer_and_of_no_other() {
+        let cpu = Config::default().shard_cpus().unwrap()[0].to_string();
+        let file = TemporaryFile::new("cores-and-cpus", &format!("cpus = '{cpu}'"));
+        let both = TemporaryFile::new("cores-with-cpus", &format!("cpus = '{cpu}'\ncores = 1"));
+        let cpus = |flags: &[&str], environment: &[(&str, &str)]| {
+            let config = loaded(flags, environment);
+            config.cpus.map(|list| list.to_string())
+        };
+        let in_file = ["--config", file.path()];
+        assert_eq!(cpus(&in_file, &[]), Some(cpu.clone()));
+        assert_eq!(cpus(&[in_file[0], in_file[1], "--cores", "1"], &[]), None);
+        assert_eq!(cpus(&["--cores", "1"], &[("CORECAST_CPUS", &cpu)]), None);
+        assert_eq!(cpus(&in_file, &[("CORECAST_CORES", "1")]), None);
+        assert_eq!(cpus(&in_file, &[("CORECAST_CORES", "")]), Some(cpu.clone()));
+        assert_eq!(cpus(&["--config", both.path()], &[]), Some(cpu.clone()));
+        assert_eq!(cpus(&["--cores", "1", "--cpus", &cpu], &[]), Some(cpu.clone()));
+        assert_eq!(cpus(&["--cpus", &cpu], &[("CORECAST_CORES", "1")]), Some(cpu.clone()));
     }
 
     #[test]
@@ -438,7 +496,8 @@ mod tests {
             ("[cores]\nn = 1", "key 'cores': expected a text"),
             ("cores = 1.5", "key 'cores': expected a text"),
             ("listen = [['127.0.0.1:1'], {}]", "key 'listen': expected"),
-            ("cores = [1, 2]", "cannot be used multiple times"),
+            ("cores = [1, 2]", "key 'cores': expected a single value, not a list"),
+            ("cpus = [0, 1]", "key 'cpus': expected a text such as \"0-3,8\", not a list"),
             ("cores 1", "line 1"),
         ];
         for (n, (text, expected)) in cases.into_iter().enumerate() {

@@ -81,9 +81,13 @@ impl Config {
             }
         }
         match self.control.address() {
-            Some(control) if fixed(&control) && self.listen.contains(&control) => {
-                Err(ConfigError::new("control", control, "expected an address that --listen does not use"))
-            }
+            Some(control) if fixed(&control) => match self.listen.iter().find(|&&on| overlap(on, control)) {
+                Some(listen) => {
+                    let reason = format!("expected an address that --listen {listen} does not use");
+                    Err(ConfigError::new("control", control, reason))
+                }
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -203,6 +207,17 @@ fn duration_between(flag: &str, millis: u64, (least, most): (u64, u64)) -> Resul
     }
 }
 
+/// Whether the data port and the control port would meet. `[::]` is all addresses of IPv6 to the one, and those of IPv4,
+/// too, to the other.
+fn overlap(listen: SocketAddr, control: SocketAddr) -> bool {
+    let (ours, theirs) = (listen.ip().to_canonical(), control.ip().to_canonical());
+    let same_family = ours.is_ipv4() == theirs.is_ipv4();
+    let meet = ours == theirs
+        || (ours.is_unspecified() && same_family)
+        || (theirs.is_unspecified() && (same_family || theirs.is_ipv6()));
+    listen.port() == control.port() && meet
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{ControlAddress, PublishToken};
@@ -256,6 +271,39 @@ mod tests {
         let control = ControlAddress::At(any_port);
         let config = Config { listen: vec![any_port, any_port], control, ..Config::default() };
         assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn addresses_that_cover_each_other_are_found() {
+        let meet = |listen: &str, control: &str| {
+            let [listen, control] = [listen, control].map(|ip| SocketAddr::new(ip.parse().unwrap(), 9));
+            overlap(listen, control)
+        };
+        for (listen, control) in [
+            ("0.0.0.0", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("0.0.0.0", "0.0.0.0"),
+            ("::", "::1"),
+            ("::1", "::"),
+            ("0.0.0.0", "::"),
+            ("127.0.0.1", "::"),
+            ("127.0.0.1", "::ffff:127.0.0.1"),
+        ] {
+            assert!(meet(listen, control), "{listen} {control}");
+        }
+        for (listen, control) in
+            [("127.0.0.1", "127.0.0.2"), ("::", "127.0.0.1"), ("::1", "0.0.0.0"), ("0.0.0.0", "::1")]
+        {
+            assert!(!meet(listen, control), "{listen} {control}");
+        }
+        let everywhere = "0.0.0.0:9".parse().unwrap();
+        let text = refused(|c| (c.listen, c.control) = (vec![everywhere], "127.0.0.1:9".parse().unwrap()));
+        assert!(
+            text.contains("'127.0.0.1:9' for '--control'") && text.contains("--listen 0.0.0.0:9"),
+            "{text}"
+        );
+        let control = "127.0.0.1:10".parse().unwrap();
+        assert_eq!(Config { listen: vec![everywhere], control, ..Config::default() }.validate(), Ok(()));
     }
 
     #[test]

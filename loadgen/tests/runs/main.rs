@@ -409,6 +409,8 @@ fn bad_arguments_end_with_2_and_say_why() {
         ("echo --url ws://127.0.0.1:9/ --rival 1", "--pid <PID>"),
         ("echo --url ws://127.0.0.1:9/ --connections 1 --cpus 0-1", "--cpus: 2 threads for 1 connections"),
         ("fanout --url ws://127.0.0.1:9/ --rate 0", "--rate 0"),
+        ("fanout --url ws://127.0.0.1:9/ --rate -1", "--rate -1: expected"),
+        ("verify --url ws://127.0.0.1:9/pubsub/a --churn -1", "--churn -1: expected 0 to 100"),
         ("fanout --url wss://127.0.0.1:9/ --rate 1", "TLS is not supported"),
         ("report /dev/null", "/dev/null"),
         ("storm --url ws://127.0.0.1:9/ --duration 5s", "--duration: a storm ends with its --rounds"),
