@@ -210,7 +210,8 @@ pub trait Component: 'static {
         None
     }
 
-    /// Sub-protocols this component speaks, best first (RFC 6455 section 1.9). Asked once, on each core.
+    /// Sub-protocols this component speaks, in any order: of those, a client gets the one that it offers first (RFC 6455
+    /// section 1.9). Asked once, on each core.
     fn sub_protocols(&mut self) -> Vec<String> {
         self.inner().map(|inner| inner.sub_protocols()).unwrap_or_default()
     }

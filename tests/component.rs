@@ -186,7 +186,7 @@ fn ws_server_set_strict_sub_protocol_check() {
         ));
     let offer = |path: &str, protocols: &str| Upgrade::to(path).with("Sec-WebSocket-Protocol", protocols);
     for path in ["/strict", "/lax"] {
-        let (response, client) = offer(path, "good, better, best").send(server.address).expect("an answer");
+        let (response, client) = offer(path, "best, better, good").send(server.address).expect("an answer");
         assert_eq!((response.status, response.header("Sec-WebSocket-Protocol")), (101, Some("better")));
         events.expect(&format!("open {path} - better true"));
         client.close(1000);

@@ -374,12 +374,15 @@ fn what_is_not_http_gets_no_101_and_harms_nobody() {
 }
 
 #[test]
-fn subprotocols_are_chosen_by_the_server_and_strictly() {
+fn subprotocols_are_chosen_by_the_clients_order_and_strictly() {
     let server = Server::start(&["--subprotocol", "chat.v2", "--subprotocol", "chat.v1"]);
     let offer = |names: &str| Upgrade::to("/sub/a").header("Sec-WebSocket-Protocol", names);
     for (offered, chosen) in [
         ("chat.v1", Some("chat.v1")),
-        ("chat.v1, chat.v2", Some("chat.v2")), // the server's preference
+        ("chat.v1, chat.v2", Some("chat.v1")), // the client's preference
+        ("chat.v2, chat.v1", Some("chat.v2")),
+        ("ws+meta.nchan, chat.v1", Some("ws+meta.nchan")),
+        ("chat.v1, ws+meta.nchan", Some("chat.v1")),
         ("other,chat.v1", Some("chat.v1")),
     ] {
         let (response, _client) = offer(offered).send(server.data).expect("no answer");

@@ -131,7 +131,7 @@ impl Probe {
 
 impl Component for Probe {
     fn sub_protocols(&mut self) -> Vec<String> {
-        vec!["better".to_owned(), "good".to_owned()]
+        vec!["good".to_owned(), "better".to_owned()]
     }
 
     fn keeps_requests(&mut self) -> bool {

@@ -4,7 +4,8 @@ use http::header::SEC_WEBSOCKET_PROTOCOL;
 
 use super::{Rejection, Request, is_token_byte, tokens};
 
-/// The first of `supported` that the client offers, in the server's order of preference.
+/// The first that the client offers and that is `supported`: the client lists them in its order of preference (RFC 6455
+/// 4.1).
 ///
 /// `Ok(None)`: none is used. With `strict`, a client that offers subprotocols must offer one of ours, even
 /// if there are none of ours; a client that offers none passes. Names are compared byte by byte.
@@ -21,7 +22,7 @@ pub fn select_subprotocol<'a>(
     if !offers().all(|offer| offer.iter().all(|&byte| is_token_byte(byte))) {
         return Err(Rejection::bad_request("the header Sec-WebSocket-Protocol is invalid"));
     }
-    let chosen = supported.iter().find(|name| offers().any(|offer| offer == name.as_bytes()));
+    let chosen = offers().find_map(|offer| supported.iter().find(|name| offer == name.as_bytes()));
     if chosen.is_none() && strict && offers().next().is_some() {
         return Err(Rejection::subprotocol());
     }
@@ -45,17 +46,18 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_preference_decides() {
+    fn the_clients_preference_decides() {
         for strict in [true, false] {
             for lines in [
-                &["v1.chat, v2.chat"][..],
-                &["v1.chat", "v2.chat"],
+                &["v2.chat, v1.chat"][..],
+                &["v2.chat", "v1.chat"],
                 &["other,v2.chat"],
                 &[" v2.chat "],
                 &["v2.chat,,v2.chat"],
             ] {
                 assert_eq!(select(lines, strict), Ok(Some("v2.chat".to_owned())), "{lines:?}");
             }
+            assert_eq!(select(&["v1.chat, v2.chat"], strict), Ok(Some("v1.chat".to_owned())));
             assert_eq!(select(&["other", "v1.chat"], strict), Ok(Some("v1.chat".to_owned())));
         }
     }
