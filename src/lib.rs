@@ -54,7 +54,7 @@
 //! |---|---|
 //! | `onOpen`, `onMessage`, `onClose`, `onError` | [`Component::on_open`], [`Component::on_message`], [`Component::on_close`], [`Component::on_error`] |
 //! | `$conn->send($data)` | [`Connection::send`] |
-//! | `$conn->close($code = 1000)` | [`Connection::close`] with a [`CloseCode`]; [`CloseCode::Normal`] is 1000 |
+//! | `$conn->close($code = 1000)` | [`Connection::close`] with a [`CloseCode`]; [`CloseCode::default`] is 1000 |
 //! | `$conn->httpRequest` | [`Connection::http_request`] |
 //! | `$conn->WebSocket->closing` | [`Connection::is_closing`] |
 //! | `$conn->resourceId`, `remoteAddress` | [`Connection::id`], [`Connection::remote_addr`] |

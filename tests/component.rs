@@ -97,7 +97,7 @@ impl Component for Hoarder {
         for handle in self.handles.iter().filter(|handle| handle.is_closing()) {
             handle.subscribe("topic")?;
             handle.set_data(std::rc::Rc::new(1_u32));
-            handle.close(corecast::CloseCode::Normal);
+            handle.close(corecast::CloseCode::default());
             assert!(handle.data::<u32>().is_none() && handle.remote_addr().is_none());
             assert!(handle.http_request().is_none() && handle.send_queue_bytes() == 0);
         }

@@ -133,7 +133,7 @@ impl Connection {
         self.context.send_prepared(self.id, message);
     }
 
-    /// Closes the connection; Ratchet's default is [`CloseCode::Normal`] (1000). A code that may not be sent
+    /// Closes the connection; Ratchet's default is [`CloseCode::default`], normal (1000). A code that may not be sent
     /// (RFC 6455 section 7.4: 1004–1006, 1015, outside 1000–4999) becomes 1011. Ignored when the connection is
     /// closing or gone.
     pub fn close(&self, code: CloseCode) {

@@ -3,7 +3,7 @@
 //! Invariant: nothing written here carries a code that must not be on the wire, and nothing read here
 //! is handed on with such a code.
 
-pub use tungstenite::protocol::frame::coding::CloseCode;
+use std::fmt;
 
 use super::error::ProtocolError;
 use super::frame::{self, MAX_CONTROL_BYTES};
@@ -11,6 +11,110 @@ use super::utf8;
 
 /// The longest reason that fits a close frame, in bytes: a control payload less the code.
 pub const MAX_REASON_BYTES: usize = MAX_CONTROL_BYTES - 2;
+
+/// Why a connection is closed (RFC 6455 7.4). [`CloseCode::default`] is [`CloseCode::Normal`], 1000.
+///
+/// Made of a number by `CloseCode::from(4001)`, and a number again by `u16::from`; each number has one code.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    /// 1000: the connection has served its purpose.
+    #[default]
+    Normal,
+    /// 1001: the server goes away, or the page of the client.
+    Away,
+    /// 1002: the peer broke the protocol.
+    Protocol,
+    /// 1003: data of a kind that is not accepted.
+    Unsupported,
+    /// 1005: a close frame without a code. Never sent.
+    Status,
+    /// 1006: the connection was lost without a close frame. Never sent.
+    Abnormal,
+    /// 1007: data that is not what its kind says, such as text that is not UTF-8.
+    Invalid,
+    /// 1008: a message that is against the rules here.
+    Policy,
+    /// 1009: a message that is too large.
+    Size,
+    /// 1010: a client misses an extension that the server did not grant.
+    Extension,
+    /// 1011: something unexpected went wrong in the server.
+    Error,
+    /// 1012: the server restarts; come back after a random pause.
+    Restart,
+    /// 1013: the server has too much to do; come back later.
+    Again,
+    /// 1014: a gateway got no good answer from the server behind it.
+    BadGateway,
+    /// 1015: the TLS handshake failed. Never sent.
+    Tls,
+    /// 1004 and 1016 to 2999: of the protocol's future. Never sent.
+    Reserved(u16),
+    /// 3000 to 3999: registered with IANA.
+    Iana(u16),
+    /// 4000 to 4999: for whatever an application and its clients agree on.
+    Library(u16),
+    /// No code at all. Never sent.
+    Bad(u16),
+}
+
+impl From<CloseCode> for u16 {
+    fn from(code: CloseCode) -> Self {
+        match code {
+            CloseCode::Normal => 1000,
+            CloseCode::Away => 1001,
+            CloseCode::Protocol => 1002,
+            CloseCode::Unsupported => 1003,
+            CloseCode::Status => 1005,
+            CloseCode::Abnormal => 1006,
+            CloseCode::Invalid => 1007,
+            CloseCode::Policy => 1008,
+            CloseCode::Size => 1009,
+            CloseCode::Extension => 1010,
+            CloseCode::Error => 1011,
+            CloseCode::Restart => 1012,
+            CloseCode::Again => 1013,
+            CloseCode::BadGateway => 1014,
+            CloseCode::Tls => 1015,
+            CloseCode::Reserved(code)
+            | CloseCode::Iana(code)
+            | CloseCode::Library(code)
+            | CloseCode::Bad(code) => code,
+        }
+    }
+}
+
+impl From<u16> for CloseCode {
+    fn from(code: u16) -> Self {
+        match code {
+            1000 => Self::Normal,
+            1001 => Self::Away,
+            1002 => Self::Protocol,
+            1003 => Self::Unsupported,
+            1005 => Self::Status,
+            1006 => Self::Abnormal,
+            1007 => Self::Invalid,
+            1008 => Self::Policy,
+            1009 => Self::Size,
+            1010 => Self::Extension,
+            1011 => Self::Error,
+            1012 => Self::Restart,
+            1013 => Self::Again,
+            1014 => Self::BadGateway,
+            1015 => Self::Tls,
+            1004 | 1016..=2999 => Self::Reserved(code),
+            3000..=3999 => Self::Iana(code),
+            4000..=4999 => Self::Library(code),
+            _ => Self::Bad(code),
+        }
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        u16::from(*self).fmt(f)
+    }
+}
 
 /// Code and reason of a close frame, borrowed from where it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +126,6 @@ pub struct CloseFrame<'e> {
 }
 
 /// True if a close frame may carry `code` (RFC 6455 7.4 and the IANA registry).
-///
-/// tungstenite's `CloseCode::is_allowed` agrees but for 1014 (bad gateway), which it does not know.
 pub fn is_sendable(code: CloseCode) -> bool {
     matches!(u16::from(code), 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
@@ -94,9 +196,19 @@ mod tests {
             let named = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014];
             let expected = named.contains(&code) || (3000..5000).contains(&code);
             assert_eq!(is_sendable(code.into()), expected, "{code}");
-            // tungstenite knows the same list without 1014; if this changes, its own check may serve.
-            assert_eq!(CloseCode::from(code).is_allowed(), expected && code != 1014, "{code}");
+            // tungstenite knows the same list without 1014.
+            let theirs = tungstenite::protocol::frame::coding::CloseCode::from(code);
+            assert_eq!(theirs.is_allowed(), expected && code != 1014, "{code}");
         }
+    }
+
+    #[test]
+    fn every_number_is_one_code_and_the_default_is_normal() {
+        for code in 0..=u16::MAX {
+            assert_eq!(u16::from(CloseCode::from(code)), code);
+            assert_eq!(CloseCode::from(code).to_string(), code.to_string());
+        }
+        assert_eq!((CloseCode::default(), u16::from(CloseCode::default())), (CloseCode::Normal, 1000));
     }
 
     #[test]
