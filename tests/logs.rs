@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use support::client::Upgrade;
+use support::client::{Client, Upgrade};
 use support::server::Server;
 use support::{PATIENCE, wait_for};
 
@@ -70,6 +70,31 @@ fn a_level_is_a_threshold() {
         );
         assert_eq!(lines.is_empty(), !refusals, "{level}: {lines:?}");
     }
+}
+
+#[test]
+fn debug_tells_what_happens_to_single_connections() {
+    let flags =
+        ["--log", "debug", "--log-format", "json", "--handshake-timeout", "50ms", "--drain-window", "0"];
+    let server = Server::start_shards(1, &flags);
+    let client = server.connect("/sub/news?last=3");
+    client.close(4001);
+    server.wait_connections(0);
+    Client::open_socket(server.data).expect("connect").expect_gone();
+    let lines: Vec<Value> = end(server).iter().map(|line| parse(line)).collect();
+    let find = |message: &str| {
+        let mut found = lines.iter().filter(|line| line["message"] == message);
+        let line = found.next().unwrap_or_else(|| panic!("{message}: {lines:?}"));
+        assert_eq!((&line["level"], &line["shard"]), (&"DEBUG".into(), &0.into()), "{line}");
+        assert!(found.next().is_none(), "{message} is told twice");
+        line
+    };
+    let (opened, closed) = (find("connection opened"), find("connection closed"));
+    assert_eq!(opened["path"], "/sub/news");
+    assert!(opened["peer"].as_str().is_some_and(|peer| peer.starts_with("127.")), "{opened}");
+    assert_eq!((&opened["peer"], &opened["connection"]), (&closed["peer"], &closed["connection"]));
+    assert_eq!((&closed["code"], &closed["cause"]), (&4001.into(), &"Peer".into()), "{closed}");
+    assert_eq!(find("handshake cut")["reason"], "timeout");
 }
 
 /// What a flood came to: lines of the kind, and lines that were said to be left out.

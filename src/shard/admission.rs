@@ -235,7 +235,9 @@ impl Shard {
         self.stats.refusing.subtract(u64::from(before.is_some()));
     }
 
-    fn count_rejected(&self, reason: RejectReason) {
+    /// Counts a client that goes without an answer.
+    pub(super) fn count_rejected(&self, reason: RejectReason) {
         self.stats.rejected[reason.index()].add(1);
+        tracing::debug!(shard = self.mesh.shard(), reason = reason.as_str(), "handshake cut");
     }
 }

@@ -276,6 +276,9 @@ impl Shard {
         self.context.opened(id, encoding, peer, kept);
         self.stats.connections.add(1);
         self.stats.opened.add(1);
+        let peer = || peer.or_else(|| self.slab[index].peer()).map(tracing::field::display);
+        let path = request.uri().path();
+        tracing::debug!(shard = id.shard, connection = %id, peer = peer(), path, "connection opened");
         self.context.send_bytes(id, response, &[]);
         let mark = self.context.mark();
         self.call(id, route, Some(request), |component, connection| component.on_open(connection));

@@ -120,6 +120,9 @@ impl Shard {
         self.message_rates.remove(&index);
         self.stats.connections.subtract(1);
         self.stats.closed[stats::close_label(reason.code)].add(1);
+        let peer = || self.slab[index].peer().map(tracing::field::display);
+        let (code, cause) = (reason.code, reason.cause);
+        tracing::debug!(shard = id.shard, connection = %id, peer = peer(), code, ?cause, "connection closed");
         let route = self.slab[index].route;
         self.call(id, route, None, |component, connection| {
             component.on_close(connection, reason);

@@ -85,7 +85,7 @@ impl Shard {
                 .handshake_deadlines
                 .expired(now, |id| slab.find(id).is_some_and(|slot| slot.is_unanswered()));
             if let Some(id) = late {
-                self.stats.rejected[RejectReason::Timeout.index()].add(1);
+                self.count_rejected(RejectReason::Timeout);
                 self.kill(id.slot, CloseCause::Transport);
                 continue;
             }
