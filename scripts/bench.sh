@@ -233,6 +233,7 @@ run_once() {
     echo "pass $pass/$pairs  $scenario  $server: $(echo "$text" | sed -n \
         's/^  server cpu us per \([a-z ]*[a-z]\) *\(.*\)/\2 µs per \1/p
          s/^  server anonymous bytes per connection *\(.*\)/\1 B a connection/p
+         s/^  ksoftirqd cpu percent *\(.*\)/(ksoftirqd used \1 % of a core)/p
          s/^  other cpu percent *\(.*\)/(others used \1 % of a core)/p' | tac | tr '\n' ' ')" \
         "$(echo "$text" | tail -1)" >&2
 }

@@ -18,6 +18,7 @@ use crate::links::{Faults, Links, Target};
 use crate::process::{Machine, Observation, ServerProcess};
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::softirq::SoftirqThreads;
 use crate::sys::{self, Waker};
 use crate::units;
 use crate::worker::{Mode, Opening, Worker};
@@ -137,6 +138,8 @@ pub(crate) struct Outcome<M> {
     pub(crate) machine_cpu: (f64, f64),
     /// CPU seconds of the rival.
     pub(crate) rival_cpu: Option<f64>,
+    /// CPU seconds of `ksoftirqd` on the server's CPUs; none where that cannot be read.
+    pub(crate) softirq_cpu: Option<f64>,
     /// Before connecting, before measuring, after measuring.
     pub(crate) server: Option<[Observation; 3]>,
     /// Before connecting, before measuring; if the plan asks for it.
@@ -194,6 +197,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
             client_cpu: (0.0, 0.0),
             machine_cpu: (0.0, 0.0),
             rival_cpu: None,
+            softirq_cpu: None,
             server: None,
             kernel: None,
             server_gone: false,
@@ -213,6 +217,7 @@ pub(crate) fn conduct<M: Mode>(settings: &Settings, plan: Plan<M>) -> io::Result
         outcome.client_cpu = taken.client_cpu;
         outcome.machine_cpu = taken.machine_cpu;
         outcome.rival_cpu = taken.rival_cpu;
+        outcome.softirq_cpu = taken.softirq_cpu;
         outcome.server = taken.server;
         outcome.kernel = taken.kernel;
         outcome.server_gone = taken.server_gone;
@@ -246,6 +251,7 @@ struct Taken {
     client_cpu: (f64, f64),
     machine_cpu: (f64, f64),
     rival_cpu: Option<f64>,
+    softirq_cpu: Option<f64>,
     server: Option<[Observation; 3]>,
     kernel: Option<[io::Result<KernelObservation>; 2]>,
     server_gone: bool,
@@ -277,11 +283,14 @@ impl Conductor<'_> {
         }
         // The look at the kernel takes a while, and may hold up the server: it is no part of what is measured.
         taken.kernel = before.kernel.map(|before| [before, KernelObservation::take(server)]);
+        let softirq = server.and_then(SoftirqThreads::of);
         let ready = server.map(ServerProcess::observe).transpose()?;
         let rival = self.settings.rival.map(ServerProcess);
         let rival_before = rival.map(ServerProcess::observe).transpose()?;
         let client_before = sys::own_cpu_seconds();
         let machine_before = Machine::observe();
+        let softirq_seconds = || softirq.as_ref().and_then(SoftirqThreads::seconds);
+        let softirq_before = softirq_seconds();
         let start = Instant::now();
         self.shared.begin(Stage::Measure);
         if !self.finish_stage(Stage::Measure, expects_progress, &progress) {
@@ -290,6 +299,7 @@ impl Conductor<'_> {
         taken.seconds = start.elapsed().as_secs_f64();
         let client_after = sys::own_cpu_seconds();
         taken.client_cpu = (client_after.0 - client_before.0, client_after.1 - client_before.1);
+        taken.softirq_cpu = softirq_seconds().zip(softirq_before).map(|(after, before)| after - before);
         taken.machine_cpu = Machine::observe().since(machine_before);
         let after = server.map(ServerProcess::observe);
         let rival_after = rival.map(ServerProcess::observe).transpose().map_err(|error| {

@@ -183,22 +183,34 @@ impl Measurement {
         measurement.setting("payload_bytes", settings.payload);
         measurement.setting("compression", settings.compression.map(|offer| offer.value()));
         measurement.setting("duration_seconds", settings.duration.map(|duration| duration.as_secs_f64()));
-        measurement.disturbance(outcome.machine_cpu, outcome.rival_cpu);
+        measurement.disturbance(outcome.machine_cpu, outcome.rival_cpu, outcome.softirq_cpu);
         measurement.common_failures(outcome.planned, outcome.timed_out, outcome.server_gone, &settings);
         measurement
     }
 
-    /// How much others disturbed the measurement, and how much a rival was meant to; told only if the server's own share
-    /// is known.
-    fn disturbance(&mut self, (busy_seconds, steal_seconds): (f64, f64), rival_seconds: Option<f64>) {
+    /// How much others disturbed the measurement, how much a rival was meant to, and what the kernel's threads did of the
+    /// server's work; told only if the server's own share is known.
+    ///
+    /// The whole machine is known by clock ticks only, the parts taken from it in nanoseconds: on a quiet machine the
+    /// others' share is noise around zero, and stays so below it, since a median of what is cut off on one side is biased.
+    fn disturbance(
+        &mut self,
+        (busy_seconds, steal_seconds): (f64, f64),
+        rival_seconds: Option<f64>,
+        softirq_seconds: Option<f64>,
+    ) {
         if let Some(server) = &self.server {
             let known = server.cpu.seconds + self.client.cpu_seconds + rival_seconds.unwrap_or(0.0);
-            let others = (busy_seconds - known).max(0.0);
-            if let Some(seconds) = rival_seconds {
-                self.figure("rival_cpu_percent", seconds * 100.0 / self.measured_seconds);
+            let percent = 100.0 / self.measured_seconds;
+            self.figure("other_cpu_percent", (busy_seconds - known) * percent);
+            self.figure("stolen_cpu_percent", steal_seconds * percent);
+            for (name, seconds) in
+                [("rival_cpu_percent", rival_seconds), ("ksoftirqd_cpu_percent", softirq_seconds)]
+            {
+                if let Some(seconds) = seconds {
+                    self.figure(name, seconds * percent);
+                }
             }
-            self.figure("other_cpu_percent", others * 100.0 / self.measured_seconds);
-            self.figure("stolen_cpu_percent", steal_seconds * 100.0 / self.measured_seconds);
         }
     }
 

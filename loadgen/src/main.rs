@@ -30,6 +30,7 @@ mod report;
 mod schedule;
 mod sequence;
 mod settings;
+mod softirq;
 mod sys;
 mod text;
 mod timeline;

@@ -57,6 +57,7 @@ const FANOUT: &[Column] = &[
     column("delivery p50", "/latency/delivery/p50", Format::Time),
     column("delivery p99", "/latency/delivery/p99", Format::Time),
     column("last subscriber p50", "/latency/last_subscriber/p50", Format::Time),
+    column("ksoftirqd's CPU, % of a core", "/figures/ksoftirqd_cpu_percent", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const ECHO: &[Column] = &[
@@ -67,6 +68,7 @@ const ECHO: &[Column] = &[
     column("round trips/s", "/figures/round_trips_per_second", Format::Count),
     column("p50", "/latency/round_trip/p50", Format::Time),
     column("p99", "/latency/round_trip/p99", Format::Time),
+    column("ksoftirqd's CPU, % of a core", "/figures/ksoftirqd_cpu_percent", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const CONNECT: &[Column] = &[
@@ -77,6 +79,7 @@ const CONNECT: &[Column] = &[
     column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
     column("p50", "/latency/handshake/p50", Format::Time),
     column("p99", "/latency/handshake/p99", Format::Time),
+    column("ksoftirqd's CPU, % of a core", "/figures/ksoftirqd_cpu_percent", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 const IDLE: &[Column] = &[
@@ -93,6 +96,7 @@ const IDLE: &[Column] = &[
     ),
     column("RSS before the first connection, MiB", "/figures/server_rss_mib_before_connect", Format::Number),
     column("server CPU, % of a core", "/figures/server_cpu_percent", Format::Number),
+    column("ksoftirqd's CPU, % of a core", "/figures/ksoftirqd_cpu_percent", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
 

@@ -2,8 +2,9 @@
 //!
 //! The kernel hands softirq work that lasts too long to its thread `ksoftirqd`, whose time is nobody's. Of a server that
 //! sends to many with one system call, a part of the sending is done there, while one that makes a system call for each
-//! pays for all of it itself. So servers are compared by all CPU that was used but loadgen's: the server's own, and that of
-//! everything else on the machine, which on a quiet one is the kernel's threads.
+//! pays for all of it itself. So servers are compared by the server's own CPU and that of `ksoftirqd` on its CPUs, both in
+//! nanoseconds. Results that do not tell of `ksoftirqd` have all CPU instead that was used but loadgen's, by clock ticks:
+//! on a quiet machine that is the kernel's threads.
 
 use serde_json::Value;
 
@@ -13,7 +14,8 @@ const UNITS: [&str; 3] = ["delivery", "round_trip", "handshake"];
 /// Adds the figures `serving_cpu_us_per_…` to a result that tells of the server's CPU.
 pub(super) fn add(result: &mut Value) {
     let number = |pointer: &str| result.pointer(pointer).and_then(Value::as_f64);
-    let others = number("/figures/other_cpu_percent").zip(number("/measured_seconds"));
+    let percent = number("/figures/ksoftirqd_cpu_percent").or_else(|| number("/figures/other_cpu_percent"));
+    let others = percent.zip(number("/measured_seconds"));
     let others_seconds = others.map_or(0.0, |(percent, seconds)| percent / 100.0 * seconds);
     let share = number("/server/cpu/seconds").map_or(0.0, |server_seconds| others_seconds / server_seconds);
     let figures = UNITS.map(|unit| {
@@ -44,6 +46,19 @@ mod tests {
             "2 s of others beside 4 s of its own"
         );
         assert!(result["figures"].get("serving_cpu_us_per_handshake").is_none());
+    }
+
+    #[test]
+    fn exact_time_of_ksoftirqd_goes_before_ticks_of_everything_else() {
+        let mut result = json!({
+            "measured_seconds": 10.0,
+            "server": { "cpu": { "seconds": 4.0 } },
+            "figures": {
+                "server_cpu_us_per_delivery": 8.0, "other_cpu_percent": -3.0, "ksoftirqd_cpu_percent": 10.0
+            },
+        });
+        add(&mut result);
+        assert_eq!(result["figures"]["serving_cpu_us_per_delivery"], 10.0, "1 s beside 4 s of its own");
     }
 
     #[test]
