@@ -1,8 +1,14 @@
-//! What a measured message carries: run id, sequence number, intended send time, then a filler that is the same in
-//! all messages of a run.
+//! What a measured message carries: mark of the run and checksum of what follows, sequence number, intended send time, then
+//! a filler that is the same in all messages of a run.
+//!
+//! The checksum is what two multiplications give: it is computed for every message that arrives, and no change of one
+//! byte of the two numbers escapes it.
 
 /// Bytes of the header; no payload is shorter.
 pub(crate) const MIN_BYTES: usize = 24;
+/// Odd, with digits of no pattern: fractions of the golden ratio and of the square root of two.
+const SEQUENCE_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+const TIME_FACTOR: u64 = 0x6A09_E667_F3BC_C909;
 
 /// Header of a received message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +16,15 @@ pub(crate) struct Stamp {
     pub(crate) sequence: u64,
     /// Monotonic clock, nanoseconds.
     pub(crate) intended_ns: u64,
+}
+
+impl Stamp {
+    /// The checksum, in the lower half.
+    #[inline]
+    fn checksum(self) -> u64 {
+        let sum = self.sequence.wrapping_mul(SEQUENCE_FACTOR);
+        sum.wrapping_add(self.intended_ns.wrapping_mul(TIME_FACTOR)) >> 32
+    }
 }
 
 /// What a received payload turned out to be.
@@ -35,7 +50,8 @@ pub(crate) enum Filler {
 /// Writes and checks the payloads of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct Codec {
-    run: u64,
+    /// What tells this run's messages from others, in the upper half.
+    mark: u64,
     template: Vec<u8>,
 }
 
@@ -47,12 +63,13 @@ impl Codec {
             let text = records().flat_map(String::into_bytes);
             template[MIN_BYTES..].iter_mut().zip(text).for_each(|(byte, letter)| *byte = letter);
         }
-        template[..8].copy_from_slice(&run.to_be_bytes());
-        Self { run, template }
+        // Runs differ in few digits, and the upper ones of the product depend on all of them.
+        Self { mark: run.wrapping_mul(SEQUENCE_FACTOR) >> 32 << 32, template }
     }
 
     /// Payload of message `stamp`, valid until the next call.
     pub(crate) fn payload(&mut self, stamp: Stamp) -> &[u8] {
+        self.template[..8].copy_from_slice(&(self.mark | stamp.checksum()).to_be_bytes());
         self.template[8..16].copy_from_slice(&stamp.sequence.to_be_bytes());
         self.template[16..24].copy_from_slice(&stamp.intended_ns.to_be_bytes());
         &self.template
@@ -65,12 +82,13 @@ impl Codec {
             return Check::Foreign;
         };
         let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| header[at + byte]));
-        if number(0) != self.run {
-            Check::Foreign
-        } else if *filler == self.template[MIN_BYTES..] {
-            Check::Good(Stamp { sequence: number(8), intended_ns: number(16) })
-        } else {
+        let stamp = Stamp { sequence: number(8), intended_ns: number(16) };
+        if number(0) == self.mark | stamp.checksum() && *filler == self.template[MIN_BYTES..] {
+            Check::Good(stamp)
+        } else if number(0) >> 32 == self.mark >> 32 {
             Check::Corrupted
+        } else {
+            Check::Foreign
         }
     }
 }
@@ -116,9 +134,24 @@ mod tests {
             let mut longer = sent.clone();
             longer.push(0);
             assert_eq!(codec.check(&longer), Check::Corrupted);
-            let mut damaged = sent.clone();
-            damaged[bytes - 1] ^= 1;
-            assert_eq!(codec.check(&damaged) == Check::Corrupted, bytes > MIN_BYTES);
+            for at in (0..bytes).filter(|at| *at < 64 || at + 1 == bytes) {
+                let mut damaged = sent.clone();
+                damaged[at] ^= 1;
+                let expected = if at < 4 { Check::Foreign } else { Check::Corrupted };
+                assert_eq!(codec.check(&damaged), expected, "byte {at} of {bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_change_of_one_byte_of_the_numbers_escapes_the_checksum() {
+        // The sum changes by the change times a factor, whatever the number was: its upper half does so by at least one
+        // if the product is at least 2^32 away from zero.
+        for factor in [SEQUENCE_FACTOR, TIME_FACTOR] {
+            for (byte, change) in (0..8).flat_map(|byte| (1..256_u64).map(move |change| (byte, change))) {
+                let difference = (change << (8 * byte)).wrapping_mul(factor) as i64;
+                assert!(difference.unsigned_abs() >= 1 << 32, "{factor:x}: {change} in byte {byte}");
+            }
         }
     }
 

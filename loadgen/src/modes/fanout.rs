@@ -237,9 +237,10 @@ impl Mode for Fanout {
     fn on_message(&mut self, _links: &mut Links, slot: Slot, message: Message<'_>, now_ns: u64) {
         self.arrivals += 1;
         match self.codec.check(message.payload) {
-            Check::Good(stamp) => self.on_stamp(slot, stamp, message, now_ns),
+            Check::Good(stamp) if !message.text => self.on_stamp(slot, stamp, message, now_ns),
             Check::Foreign => self.foreign += 1,
-            Check::Corrupted => self.corrupted += 1,
+            // Nothing was sent as text.
+            Check::Good(_) | Check::Corrupted => self.corrupted += 1,
         }
     }
 

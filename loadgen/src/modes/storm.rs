@@ -285,6 +285,8 @@ impl Mode for Storm {
             return;
         }
         match self.codec.check(message.payload) {
+            // Nothing was sent as text.
+            Check::Good(_) if message.text => self.corrupted += 1,
             Check::Good(stamp) if stamp.sequence == self.round && self.storming => {
                 self.common.last_received_ns.fetch_max(now_ns, Ordering::Relaxed);
                 if self.settle(slot) {

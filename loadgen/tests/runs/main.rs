@@ -242,9 +242,18 @@ fn reordering_is_noticed_and_is_no_loss() {
 
 #[test]
 fn damage_is_noticed() {
-    let run = run(Behaviour::Damage(20), "fanout", FANOUT);
-    run.assert_failed("1 messages corrupted");
-    assert_eq!(run.count("lost"), 1);
+    for behaviour in [Behaviour::Damage(20), Behaviour::DamageTime(20), Behaviour::AsText(20)] {
+        let run = run(behaviour, "fanout", FANOUT);
+        run.assert_failed("1 messages corrupted");
+        assert_eq!(run.count("lost"), 1, "{behaviour:?}");
+    }
+}
+
+#[test]
+fn an_echo_of_another_kind_is_damaged() {
+    let run = run(Behaviour::EchoAsText, "echo", "--connections 2 --rounds 5 --warmup 0");
+    run.assert_failed("2 messages corrupted");
+    assert_eq!([run.count("delivered"), run.count("lost")], [0, 2]);
 }
 
 #[test]

@@ -33,6 +33,12 @@ pub(crate) enum Behaviour {
     Swap(usize),
     /// The last byte of message number `.0` is another one.
     Damage(usize),
+    /// A byte of the send time in message number `.0` is another one.
+    DamageTime(usize),
+    /// Message number `.0` is delivered as text.
+    AsText(usize),
+    /// Like `Echo`, but as text.
+    EchoAsText,
     /// With message number `.0` the connection is closed with code 1008.
     Close(usize),
     /// With message number `.0` the connection ends without a close frame.
@@ -127,6 +133,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
             2 if matches!(behaviour, Behaviour::Echo | Behaviour::DeflateEcho) => {
                 stream.write_all(&message(behaviour, &payload)).ok()?;
             }
+            2 if behaviour == Behaviour::EchoAsText => stream.write_all(&frame(0x81, &payload)).ok()?,
             2 if matches!(behaviour, Behaviour::EchoLose(_) | Behaviour::EchoRepeat(_)) => {
                 let mut state = state.lock().unwrap();
                 let copies = match behaviour {
@@ -191,6 +198,12 @@ fn faulty(
             *damaged.last_mut().unwrap() ^= 1;
             frame(0x82, &damaged)
         }
+        Behaviour::DamageTime(at) if at == number => {
+            let mut damaged = payload.to_vec();
+            damaged[18] ^= 0x10;
+            frame(0x82, &damaged)
+        }
+        Behaviour::AsText(at) if at == number => frame(0x81, payload),
         Behaviour::Close(at) if at == number => {
             frame(0x88, &[&1008_u16.to_be_bytes()[..], b"slow consumer"].concat())
         }
