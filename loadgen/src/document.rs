@@ -13,6 +13,7 @@ use crate::latency::{Latency, Summary};
 use crate::links::Faults;
 use crate::process::{CpuUse, Observation};
 use crate::received::Received;
+use crate::schedule::Lag;
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 
@@ -292,6 +293,21 @@ impl Measurement {
         let unit = self.unit.replace(' ', "_");
         self.figure(format!("wire_bytes_per_{unit}"), received.wire_bytes as f64 / received.messages as f64);
         self.received = received;
+    }
+
+    /// Notes how far the schedule of `rate` units a second, called `plural`, was kept; it is a failure if it was not.
+    pub(crate) fn schedule(&mut self, rate: f64, count: u64, plural: &str, lag: Lag) {
+        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+        self.figure("behind_schedule_seconds", seconds(lag.behind_ns));
+        if !lag.is_allowed() {
+            self.fail(format!(
+                "the schedule was not kept: {rate} {plural}/s were asked for and {:.1} reached, {:.1} s behind at the end \
+                 ({:.1} s are allowed)",
+                count as f64 / self.measured_seconds,
+                seconds(lag.behind_ns),
+                seconds(lag.allowed_ns)
+            ));
+        }
     }
 
     /// Notes latencies; none at all are left out.

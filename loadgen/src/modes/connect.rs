@@ -12,7 +12,7 @@ use crate::latency::Latency;
 use crate::links::{Links, Slot};
 use crate::modes::{CHURN_ADDRESSES, PORTS_PER_ADDRESS};
 use crate::received::Message;
-use crate::schedule::{Schedule, check_rate};
+use crate::schedule::{Lag, Schedule, check_rate};
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 use crate::worker::{Mode, Turn};
@@ -31,6 +31,7 @@ struct Connect {
     handshakes_max: usize,
     oldest: VecDeque<Slot>,
     begun: u64,
+    lag: Option<Lag>,
     latency: Latency,
     started_ns: u64,
     timeline: Timeline,
@@ -58,6 +59,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
             handshakes_max: settings.handshakes.div_ceil(threads),
             oldest: VecDeque::new(),
             begun: 0,
+            lag: None,
             latency: Latency::new(),
             started_ns: 0,
             timeline: Timeline::new(),
@@ -76,7 +78,11 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
         kernel_memory: None,
     };
     let outcome = conductor::conduct(&settings, plan).map_err(crate::Failure::Run)?;
+    let lag = outcome.modes.iter().filter_map(|mode| mode.lag).max_by_key(|lag| lag.behind_ns);
     let mut measurement = summarise(settings, outcome);
+    if let Some((rate, lag)) = arguments.rate.zip(lag) {
+        measurement.schedule(rate, measurement.counts.sent, "handshakes", lag);
+    }
     measurement.setting("rate_per_second", arguments.rate);
     measurement.setting("reset", arguments.reset);
     Ok(measurement)
@@ -101,6 +107,13 @@ impl Connect {
             }
             self.begun += 1;
             links.begin(0, due_ns);
+        }
+    }
+
+    /// Notes, once, how far the schedule was kept whose event `last` is the latest one.
+    fn note_lag(&mut self, last: u64, now_ns: u64) {
+        if let Some(schedule) = self.schedule.filter(|_| self.lag.is_none()) {
+            self.lag = Some(schedule.lag(self.total, last, now_ns));
         }
     }
 }
@@ -138,13 +151,19 @@ impl Mode for Connect {
         if stage != Stage::Measure {
             return Turn::Done;
         }
-        if now_ns >= self.until_ns {
+        if now_ns >= self.until_ns && self.begun < self.total {
+            // What should have been begun by now and was not is what the schedule is behind.
+            self.note_lag(self.begun, now_ns);
             self.total = self.begun;
         }
         self.begin_some(links, now_ns);
         let next_ns = self.schedule.map_or(0, |schedule| schedule.due(self.begun));
         if self.begun >= self.total {
-            if links.opening() == 0 { Turn::Done } else { Turn::Wait }
+            if links.opening() > 0 {
+                return Turn::Wait;
+            }
+            self.note_lag(self.total.saturating_sub(1), now_ns);
+            Turn::Done
         } else if next_ns > now_ns {
             Turn::WaitUntil(next_ns.min(self.until_ns))
         } else {

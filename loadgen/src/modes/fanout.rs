@@ -20,7 +20,7 @@ use crate::links::{Links, Slot};
 use crate::modes::PORTS_PER_ADDRESS;
 use crate::payload::{Check, Codec, Stamp};
 use crate::received::{Message, Weight};
-use crate::schedule::{Schedule, check_rate};
+use crate::schedule::{Lag, Schedule, check_rate};
 use crate::sequence::{Arrival, Tracker};
 use crate::settings::Settings;
 use crate::sys;
@@ -72,6 +72,8 @@ struct Publisher {
     /// Messages of the stage; unknown while only the duration bounds it.
     total: Option<u64>,
     until_ns: u64,
+    /// When every receiver had every message of the stage.
+    finished_ns: Option<u64>,
     alive: bool,
 }
 
@@ -122,6 +124,7 @@ pub(crate) fn run(arguments: FanoutArguments) -> Result<Measurement, crate::Fail
         first: 0,
         total: None,
         until_ns: u64::MAX,
+        finished_ns: None,
         alive: true,
     };
     let warmup = publisher.warmup;
@@ -297,6 +300,7 @@ impl Publisher {
     /// Starts a stage of `total` messages, or as many as fit into `duration_ns`.
     fn begin(&mut self, sent: u64, now_ns: u64, total: Option<u64>, duration_ns: Option<u64>) {
         self.first = sent;
+        self.finished_ns = None;
         self.total = total;
         self.until_ns = duration_ns.map_or(u64::MAX, |duration| now_ns.saturating_add(duration));
         if let Pace::Rate(rate) = self.pace {
@@ -334,12 +338,24 @@ impl Publisher {
             links.flush(self.slot);
         }
         match self.pace {
-            _ if sent >= total && completed >= sent => Turn::Done,
+            _ if sent >= total && completed >= sent => {
+                self.finished_ns.get_or_insert(now_ns);
+                Turn::Done
+            }
             _ if sent >= total || blocked => Turn::Wait,
             Pace::Window(_) if due(sent) => Turn::WaitUntil(now_ns),
             Pace::Window(_) => Turn::Wait,
             Pace::Rate(_) => Turn::WaitUntil(self.schedule.due(sent)),
         }
+    }
+
+    /// How far the schedule was kept; nothing without one, and if it did not come to its end.
+    fn lag(&self) -> Option<(f64, Lag)> {
+        let (Pace::Rate(rate), Some(total), Some(finished_ns)) = (self.pace, self.total, self.finished_ns)
+        else {
+            return None;
+        };
+        Some((rate, self.schedule.lag(total, total.saturating_sub(1), finished_ns)))
     }
 
     /// Nothing is sent after the deadline, except what an open loop owes and can send at once.
@@ -379,6 +395,7 @@ fn summarise(settings: Settings, outcome: Outcome<Fanout>, common: &Common) -> M
     let received = weight.of(counts.delivered + counts.publisher_delivered, settings.payload);
     let (messages, unsent) = (counts.sent, common.unsent.load(Ordering::Relaxed));
     let publisher_gone = modes[0].publisher.as_ref().is_some_and(|publisher| !publisher.alive);
+    let lag = modes[0].publisher.as_ref().and_then(Publisher::lag);
     let mut measurement = Measurement::new("fanout", "delivery", settings, counts, outcome);
     measurement.per_unit(measurement.counts.delivered + measurement.counts.publisher_delivered, "deliveries");
     measurement.received(received);
@@ -386,6 +403,9 @@ fn summarise(settings: Settings, outcome: Outcome<Fanout>, common: &Common) -> M
     measurement.latency("delivery", &latency);
     measurement.latency("last_subscriber", &last_subscriber);
     measurement.setting("receivers", receivers);
+    if let Some((rate, lag)) = lag {
+        measurement.schedule(rate, messages, "messages", lag);
+    }
     if unsent > 0 {
         measurement.fail(format!("{unsent} scheduled messages could not be sent within the duration"));
     }

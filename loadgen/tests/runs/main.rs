@@ -106,6 +106,19 @@ fn open_loop_keeps_its_schedule_on_several_threads() {
 }
 
 #[test]
+fn a_schedule_that_the_server_cannot_keep_is_a_failure() {
+    let arguments = "--connections 3 --rate 100 --duration 500ms --warmup 1";
+    let run = run(Behaviour::Slow(50), "fanout", arguments);
+    run.assert_failed("the schedule was not kept: 100 messages/s were asked for and ");
+    assert_eq!([run.count("sent"), run.count("delivered"), run.count("lost")], [50, 200, 0]);
+    assert!(run.figure("behind_schedule_seconds") > 1.05, "{}", run.text);
+    let arguments = "--connections 3 --rate 100 --duration 2s --handshakes 1";
+    let run = self::run(Behaviour::Slow(50), "connect", arguments);
+    run.assert_failed("the schedule was not kept: 100 handshakes/s were asked for and ");
+    assert_eq!(run.count("lost"), 0);
+}
+
+#[test]
 fn threads_complete_messages_together() {
     let cpus = std::thread::available_parallelism().unwrap().get().min(3);
     let arguments = format!("{FANOUT} --cpus 0-{}", cpus - 1);

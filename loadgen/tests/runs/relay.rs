@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -19,6 +20,8 @@ pub(crate) enum Behaviour {
     EchoLose(usize),
     /// Like `Echo`, but message number `.0` comes back twice.
     EchoRepeat(usize),
+    /// Good, but every handshake and every message takes `.0` milliseconds.
+    Slow(u64),
     /// Good, but in fragments with a ping between them, written byte by byte.
     Dribble,
     /// Message number `.0` is not delivered.
@@ -119,6 +122,9 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
             return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").ok();
         }
     }
+    if let Behaviour::Slow(milliseconds) = behaviour {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+    }
     let accepts = behaviour.accepts();
     let answer = answer(&head, accepts);
     {
@@ -153,6 +159,9 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, behaviour: Behaviour) -> O
 }
 
 fn relay(state: &mut State, behaviour: Behaviour, payload: Vec<u8>) {
+    if let Behaviour::Slow(milliseconds) = behaviour {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+    }
     let number = state.messages;
     state.messages += 1;
     let whole = message(behaviour, &payload);
