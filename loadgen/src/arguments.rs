@@ -92,7 +92,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<CpuList>,
     /// Length of the measurement (units ms s m h)
-    #[arg(long, value_name = "DUR", value_parser = units::duration)]
+    #[arg(long, value_name = "DUR", value_parser = units::positive_duration)]
     pub(crate) duration: Option<Duration>,
     /// Payload of each message, at least 24 B (units B KiB MiB)
     #[arg(long, value_name = "SIZE", default_value = "64B", value_parser = units::size)]
@@ -106,7 +106,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "N", requires = "compression", value_parser = clap::value_parser!(u8).range(8..=15))]
     pub(crate) window_bits: Option<u8>,
     /// Give up when nothing arrives for this long
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration)]
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::positive_duration)]
     pub(crate) timeout: Duration,
     /// Handshakes in progress at once
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]

@@ -68,6 +68,9 @@ impl Settings {
         if threads > common.connections {
             return Err(format!("--cpus: {threads} threads for {} connections", common.connections));
         }
+        if let Some(cpus) = &common.cpus {
+            check_cpus(cpus)?;
+        }
         Ok(Self {
             url: common.url,
             publish_url: None,
@@ -134,6 +137,27 @@ fn check_writable(path: &Path) -> io::Result<()> {
 
 pub(crate) fn share(total: usize, parts: usize, index: usize) -> usize {
     total / parts + usize::from(index < total % parts)
+}
+
+/// Whether a thread can be tied to each of `cpus`: a set of CPUs that this process is confined to counts as well as what
+/// the machine has.
+fn check_cpus(cpus: &CpuList) -> Result<(), String> {
+    for cpu in &cpus.0 {
+        // The thread ends with the CPU that it is tied to.
+        let pinned = std::thread::scope(|scope| scope.spawn(|| sys::pin(*cpu)).join());
+        if let Ok(Err(error)) = pinned {
+            let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+            let reason = match error.kind() {
+                std::io::ErrorKind::InvalidInput => {
+                    "this CPU is not there, or not for this process".to_owned()
+                }
+                _ => error.to_string(),
+            };
+            let online = if online.is_empty() { "?" } else { online.trim() };
+            return Err(format!("--cpus {cpu}: {reason}; CPUs of this machine: {online}"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -23,6 +23,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| ACCEPTED.into())
 }
 
+/// Parses a duration as [`duration`] does, but not zero.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("expected more than 0".into()),
+        duration => Ok(duration),
+    }
+}
+
 /// Parses `64`, `64B`, `16KiB`, `1MiB` into bytes.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     const ACCEPTED: &str =
@@ -44,7 +52,7 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-/// CPUs to run threads on, e.g. `0-3,8`; each at most once, ascending.
+/// CPUs to run threads on, e.g. `0-3,8`; each once, ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CpuList(pub(crate) Vec<usize>);
 
@@ -64,8 +72,10 @@ impl std::str::FromStr for CpuList {
             cpus.extend(first..=last);
         }
         cpus.sort_unstable();
-        cpus.dedup();
-        Ok(Self(cpus))
+        match cpus.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(format!("CPU {} is named twice", pair[0])),
+            None => Ok(Self(cpus)),
+        }
     }
 }
 
@@ -209,8 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn cpu_lists_are_sorted_and_unique() {
-        assert_eq!("8,0-2,1".parse(), Ok(CpuList(vec![0, 1, 2, 8])));
+    fn cpu_lists_are_sorted_and_name_each_once() {
+        assert_eq!("8,0-2".parse(), Ok(CpuList(vec![0, 1, 2, 8])));
+        assert_eq!("8,0-2,1".parse::<CpuList>(), Err("CPU 1 is named twice".into()));
         for bad in ["", "a", "3-1", "1-", "99999"] {
             assert!(bad.parse::<CpuList>().is_err(), "{bad}");
         }
