@@ -343,6 +343,14 @@ impl Mode for Storm {
     }
 }
 
+/// The round whose figures stand for all, so that times and rate are of the same one: the middle one by the time until the
+/// last connection was back, of the two in the middle the slower one.
+fn middle(rounds: &[Round]) -> Option<&Round> {
+    let mut rounds: Vec<&Round> = rounds.iter().collect();
+    rounds.sort_by(|a, b| a.last_back_seconds.total_cmp(&b.last_back_seconds));
+    rounds.get(rounds.len() / 2).copied()
+}
+
 fn summarise(settings: Settings, outcome: Outcome<Storm>, common: &Common) -> Measurement {
     let modes = &outcome.modes;
     let sum = |value: fn(&Storm) -> u64| modes.iter().map(value).sum::<u64>();
@@ -374,17 +382,14 @@ fn summarise(settings: Settings, outcome: Outcome<Storm>, common: &Common) -> Me
     measurement.figure("retries", retries as f64);
     measurement.figure("deliveries_after_storm", probes as f64);
     measurement.figure("first_connect_handshakes_per_second", first.count() as f64 / first_seconds);
-    let mut median = |name: &str, value: &dyn Fn(&Round) -> Option<f64>| {
-        let mut values: Vec<f64> = rounds.iter().filter_map(value).collect();
-        values.sort_by(f64::total_cmp);
-        if let Some(value) = values.get(values.len() / 2) {
-            measurement.figure(name, *value);
+    if let Some(round) = middle(&rounds) {
+        measurement.figure("first_back_seconds", round.first_back_seconds);
+        measurement.figure("last_back_seconds", round.last_back_seconds);
+        measurement.figure("handshakes_per_second", round.handshakes_per_second);
+        if let Some(seconds) = round.receiving_seconds {
+            measurement.figure("receiving_seconds", seconds);
         }
-    };
-    median("first_back_seconds", &|round| Some(round.first_back_seconds));
-    median("last_back_seconds", &|round| Some(round.last_back_seconds));
-    median("receiving_seconds", &|round| round.receiving_seconds);
-    median("handshakes_per_second", &|round| Some(round.handshakes_per_second));
+    }
     measurement.rounds = rounds;
     measurement.latency("first_connect", &first);
     measurement.latency("handshake", &handshake);
@@ -394,4 +399,28 @@ fn summarise(settings: Settings, outcome: Outcome<Storm>, common: &Common) -> Me
             .fail(format!("{probe_lost} of {reached} connections ended before the message reached them"));
     }
     measurement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_are_those_of_one_round() {
+        let round = |last_back_seconds: f64| Round {
+            dropped_seconds: 0.0,
+            first_back_seconds: 0.1,
+            last_back_seconds,
+            receiving_seconds: None,
+            handshakes_per_second: 10.0 / last_back_seconds,
+        };
+        let of = |times: &[f64]| {
+            let rounds: Vec<Round> = times.iter().map(|time| round(*time)).collect();
+            middle(&rounds).map(|round| (round.last_back_seconds, round.handshakes_per_second))
+        };
+        assert_eq!(of(&[2.0, 1.0]), Some((2.0, 5.0)), "the slower one of two");
+        assert_eq!(of(&[4.0, 1.0, 2.0]), Some((2.0, 5.0)));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]), Some((4.0, 2.5)));
+        assert_eq!(of(&[]), None);
+    }
 }
