@@ -248,7 +248,10 @@ impl Measurement {
             ("foreign", counts.foreign),
         ];
         for (what, count) in wrong.into_iter().filter(|(_, count)| *count > 0) {
-            self.fail(format!("{count} messages {what}"));
+            match (what, self.unit) {
+                ("lost", "handshake") => self.fail(format!("{count} handshakes failed")),
+                _ => self.fail(format!("{count} messages {what}")),
+            }
         }
         for (kind, count) in counts.errors {
             self.fail(format!("{count} × {kind}"));

@@ -1,7 +1,9 @@
 //! `connect`: opening handshakes, as fast as allowed or on a schedule.
 //!
 //! Without `--duration` each of N connections is opened once. With it, the oldest connection is closed when N are open,
-//! with a closing handshake or by a reset, and another one opened, so that the rate can be sustained.
+//! with a closing handshake or by a reset, and another one opened, so that the rate can be sustained. After a handshake that
+//! failed it waits for [`RETRY_PAUSE_NS`] then, unless a schedule says when to go on: there is no end of handshakes that are
+//! refused at once.
 
 use std::collections::VecDeque;
 
@@ -14,8 +16,11 @@ use crate::modes::{CHURN_ADDRESSES, PORTS_PER_ADDRESS};
 use crate::received::Message;
 use crate::schedule::{Lag, Schedule, check_rate};
 use crate::settings::Settings;
+use crate::sys;
 use crate::timeline::Timeline;
 use crate::worker::{Mode, Turn};
+
+const RETRY_PAUSE_NS: u64 = 100_000_000;
 
 struct Connect {
     /// Connections to hold open, or to open once.
@@ -31,6 +36,8 @@ struct Connect {
     handshakes_max: usize,
     oldest: VecDeque<Slot>,
     begun: u64,
+    /// Before this none is begun.
+    retry_ns: u64,
     lag: Option<Lag>,
     latency: Latency,
     started_ns: u64,
@@ -59,6 +66,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
             handshakes_max: settings.handshakes.div_ceil(threads),
             oldest: VecDeque::new(),
             begun: 0,
+            retry_ns: 0,
             lag: None,
             latency: Latency::new(),
             started_ns: 0,
@@ -90,7 +98,7 @@ pub(crate) fn run(arguments: ConnectArguments) -> Result<Measurement, crate::Fai
 
 impl Connect {
     fn begin_some(&mut self, links: &mut Links, now_ns: u64) {
-        while self.begun < self.total && links.opening() < self.handshakes_max {
+        while self.begun < self.total && now_ns >= self.retry_ns && links.opening() < self.handshakes_max {
             let due_ns = self.schedule.map_or(now_ns, |schedule| schedule.due(self.begun));
             if due_ns > now_ns {
                 break;
@@ -106,7 +114,16 @@ impl Connect {
                 }
             }
             self.begun += 1;
-            links.begin(0, due_ns);
+            if links.begin(0, due_ns).is_none() {
+                self.pause(now_ns);
+            }
+        }
+    }
+
+    /// Holds back what could go on for ever.
+    fn pause(&mut self, now_ns: u64) {
+        if self.duration_ns.is_some() && self.schedule.is_none() {
+            self.retry_ns = now_ns + RETRY_PAUSE_NS;
         }
     }
 
@@ -124,6 +141,10 @@ impl Mode for Connect {
         let done_ns = links.connection(slot).started_ns + latency_ns;
         self.timeline.record(done_ns.saturating_sub(self.started_ns));
         self.oldest.push_back(slot);
+    }
+
+    fn on_refused(&mut self, _links: &mut Links, _slot: Slot) {
+        self.pause(sys::now_ns());
     }
 
     fn on_message(&mut self, _links: &mut Links, _slot: Slot, _message: Message<'_>, _now_ns: u64) {
@@ -157,7 +178,7 @@ impl Mode for Connect {
             self.total = self.begun;
         }
         self.begin_some(links, now_ns);
-        let next_ns = self.schedule.map_or(0, |schedule| schedule.due(self.begun));
+        let next_ns = self.schedule.map_or(self.retry_ns, |schedule| schedule.due(self.begun));
         if self.begun >= self.total {
             if links.opening() > 0 {
                 return Turn::Wait;

@@ -387,7 +387,18 @@ fn a_rival_is_told_apart_from_others() {
 #[test]
 fn connect_tells_refusals() {
     let run = run(Behaviour::Refuse, "connect", "--connections 5");
-    run.assert_failed("5 × handshake_status_403");
+    run.assert_failed("5 handshakes failed; 5 × handshake_status_403");
+}
+
+#[test]
+fn connect_does_not_run_against_a_closed_door() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let run = run_against(address, "", "connect --connections 20 --duration 1s");
+    run.assert_failed("handshakes failed");
+    assert_eq!(run.count("lost"), run.count("sent"), "{}", run.text);
+    // One in 100 ms, and another one where the clock says so.
+    assert!((2..=20).contains(&run.count("sent")), "{}", run.text);
+    assert!(!run.text.contains("messages lost"), "{}", run.text);
 }
 
 #[test]
