@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::units::{self, CpuList, SourceRange, Url};
 
@@ -133,11 +133,12 @@ pub(crate) struct Common {
 
 /// Flags of `fanout`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("pace").required(true).args(["rate", "window"]))]
 pub(crate) struct FanoutArguments {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Open loop: messages a second on a fixed schedule; latency counts from the scheduled time
-    #[arg(long, value_name = "R", conflicts_with_all = ["window", "rounds"], required_unless_present = "window")]
+    #[arg(long, value_name = "R", conflicts_with_all = ["window", "rounds"])]
     pub(crate) rate: Option<f64>,
     /// Closed loop: messages in flight; one is complete when every receiver has it
     #[arg(long, value_name = "W", value_parser = at_least_one)]
@@ -195,10 +196,11 @@ pub(crate) struct EchoArguments {
 pub(crate) struct StormArguments {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// How often to drop everything. With --url ws://HOST:PORT/pubsub/TOPIC a round ends when a message published
-    /// after it has reached every connection, else when every connection is open
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
-    pub(crate) rounds: usize,
+    /// How often to drop everything; after --duration no round is begun, but the first. With --url
+    /// ws://HOST:PORT/pubsub/TOPIC a round ends when a message published after it has reached every connection, else
+    /// when every connection is open [default: 1, or as many as --duration allows]
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    pub(crate) rounds: Option<usize>,
 }
 
 /// Flags of `verify`.
@@ -301,7 +303,8 @@ mod tests {
                 .contains("a value is required")
         );
         assert!(refused("loadgen echo --url http://a/").contains("ws://HOST:PORT/PATH"));
-        assert!(refused("loadgen fanout --url ws://127.0.0.1:9/").contains("--rate"));
+        let text = refused("loadgen fanout --url ws://127.0.0.1:9/");
+        assert!(text.contains("--rate") && text.contains("--window"), "{text}");
         assert!(
             refused("loadgen fanout --url ws://127.0.0.1:9/ --rate 1 --window 1").contains("cannot be used")
         );

@@ -45,6 +45,9 @@ struct Common {
 
 struct Leader {
     rounds_max: u64,
+    duration_ns: Option<u64>,
+    /// No round is begun any more from here on.
+    until_ns: u64,
     /// Whether what is sent on a connection is published.
     publishes: bool,
     rounds: Vec<Round>,
@@ -81,10 +84,12 @@ struct Storm {
 /// Runs the mode.
 pub(crate) fn run(arguments: StormArguments) -> Result<Measurement, crate::Failure> {
     let settings = Settings::check(arguments.common).map_err(crate::Failure::Arguments)?;
-    if settings.duration.is_some() {
-        let reason = "--duration: a storm ends with its --rounds".to_owned();
-        return Err(crate::Failure::Arguments(reason));
-    }
+    let duration_ns = settings.duration.map(|duration| duration.as_nanos() as u64);
+    let rounds_max = match (arguments.rounds, duration_ns) {
+        (Some(rounds), _) => rounds as u64,
+        (None, Some(_)) => u64::MAX,
+        (None, None) => 1,
+    };
     let common = Arc::new(Common {
         connections: settings.connections as u64,
         round: AtomicU64::new(0),
@@ -103,7 +108,7 @@ pub(crate) fn run(arguments: StormArguments) -> Result<Measurement, crate::Failu
     let run = sys::now_ns() ^ (u64::from(std::process::id()) << 40);
     let thread = |index: usize| {
         let share = settings.share(index);
-        let leader = Leader { rounds_max: arguments.rounds as u64, publishes, rounds: Vec::new() };
+        let leader = Leader { rounds_max, duration_ns, until_ns: u64::MAX, publishes, rounds: Vec::new() };
         let mode = Storm {
             common: common.clone(),
             leader: (index == 0).then_some(leader),
@@ -207,7 +212,7 @@ impl Storm {
         if round > 0 {
             leader.rounds.push(common.result());
         }
-        if round == leader.rounds_max {
+        if round == leader.rounds_max || (round > 0 && sys::now_ns() >= leader.until_ns) {
             common.finished.store(true, Ordering::Release);
         } else {
             common.announce(round + 1);
@@ -314,8 +319,11 @@ impl Mode for Storm {
         }
     }
 
-    fn on_stage(&mut self, _links: &mut Links, stage: Stage, _now_ns: u64) {
+    fn on_stage(&mut self, _links: &mut Links, stage: Stage, now_ns: u64) {
         self.storming = stage == Stage::Measure;
+        if let Some(leader) = self.leader.as_mut().filter(|_| stage == Stage::Measure) {
+            leader.until_ns = leader.duration_ns.map_or(u64::MAX, |duration| now_ns.saturating_add(duration));
+        }
     }
 
     fn on_turn(&mut self, links: &mut Links, stage: Stage, now_ns: u64) -> Turn {

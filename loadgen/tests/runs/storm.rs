@@ -29,6 +29,22 @@ fn everyone_comes_back_and_receives_in_every_round() {
 }
 
 #[test]
+fn rounds_go_on_until_the_time_is_over() {
+    let run = storm(Behaviour::Good, "pubsub/topic", "--connections 5 --duration 500ms");
+    run.assert_passed();
+    let rounds = run.document["rounds"].as_array().unwrap().len() as u64;
+    assert!(rounds > 1, "{}", run.text);
+    assert_eq!(run.count("delivered"), 5 * rounds);
+    assert!((0.5..5.0).contains(&run.document["measured_seconds"].as_f64().unwrap()), "{}", run.text);
+    // Whichever bound comes first, and one round at least.
+    for (bounds, expected) in [("--duration 1m --rounds 2", 2), ("--duration 1ms --rounds 90000", 1)] {
+        let run = storm(Behaviour::Good, "pubsub/topic", &format!("--connections 50 {bounds}"));
+        run.assert_passed();
+        assert_eq!(run.document["rounds"].as_array().unwrap().len(), expected, "{}", run.text);
+    }
+}
+
+#[test]
 fn nothing_is_published_where_that_is_not_asked_for() {
     let run = storm(Behaviour::Good, "sub/topic", "--connections 10");
     run.assert_passed();
