@@ -335,8 +335,8 @@ fn deliveries_and_cpu_are_drawn_over_the_number_of_subscribers() {
 #[test]
 fn memory_is_drawn_from_before_the_first_connection() {
     let work = Work::new();
-    let idle = |connections: u64, mib: u64| {
-        let mut result = result("idle", &format!("{connections} idle"), "one", 1, connections);
+    let idle = |server: &str, connections: u64, mib: u64| {
+        let mut result = result("idle", &format!("{connections} idle"), server, 1, connections);
         let memory = |mib: u64| json!({ "before_connect": 2_u64 << 20, "before_measure": mib << 20, "after_measure": 1 });
         result["server"] = json!({
             "pid": 1, "rss_bytes": memory(mib), "anonymous_bytes": memory(1),
@@ -344,7 +344,7 @@ fn memory_is_drawn_from_before_the_first_connection() {
         });
         result
     };
-    let markdown = work.markdown(&[idle(10_000, 6), idle(20_000, 9)], &[]);
+    let markdown = work.markdown(&[idle("one", 10_000, 6), idle("one", 20_000, 9)], &[]);
     assert!(markdown.contains("\n### By number of connections\n\n![Memory of the server"), "{markdown}");
     let svg = work.svg("plots/memory.svg");
     let plot = Plot::of(&svg);
@@ -353,6 +353,14 @@ fn memory_is_drawn_from_before_the_first_connection() {
     let x = Scale::of(&plot.x_ticks(), linear, ("0", 0.0), ("20,000", 20_000.0));
     let y = Scale::of(&plot.y_ticks(), linear, ("0", 0.0), ("10", 10.0));
     plot.assert_line("one", &x, &y, &[(0.0, 2.0), (10_000.0, 6.0), (20_000.0, 9.0)]);
+
+    // One that takes far more than the others hides nobody.
+    work.markdown(&[idle("one", 20_000, 9), idle("other", 20_000, 1300)], &[]);
+    let svg = work.svg("plots/memory.svg");
+    let plot = Plot::of(&svg);
+    let y = Scale::of(&plot.y_ticks(), f64::log10, ("10", 10.0), ("1,000", 1000.0));
+    plot.assert_line("one", &x, &y, &[(0.0, 2.0), (20_000.0, 9.0)]);
+    plot.assert_line("other", &x, &y, &[(0.0, 2.0), (20_000.0, 1300.0)]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ const HEIGHT: u32 = 360;
 pub(super) const MARGIN: i32 = 20;
 /// Space for the labels of the two axes.
 const LABELS: (u32, u32) = (48, 86);
-pub(super) const TITLE_PX: f64 = 15.0;
+const TITLE_PX: f64 = 15.0;
 pub(super) const TEXT_PX: f64 = 12.0;
 /// Height of a line of the legend, and where the first one stands.
 const LEGEND_ROW: i32 = 18;
@@ -26,10 +26,15 @@ const LEGEND_TOP: i32 = 42;
 const SAMPLE: i32 = 22;
 /// Pixels between the bars of neighbouring lines.
 const BAR_STEP: f64 = 4.0;
-/// About what a letter of the legend takes; nobody knows the reader's font.
-const LETTER_PX: i32 = 7;
-/// Longest title and longest name that are not cut.
-pub(super) const TITLE_MAX: usize = 92;
+/// About what a letter of plain text takes; nobody knows the reader's font.
+pub(super) const LETTER_PX: i32 = 7;
+/// Letters of a title, which is bold, for which a line has room in the widest of the usual fonts, and most lines of it.
+const TITLE_LETTERS: usize = 72;
+const TITLE_LINES: usize = 3;
+const TITLE_ROW: i32 = 19;
+const TITLE_TOP: i32 = 12;
+/// Longest title of an axis and longest name that are not cut.
+const AXIS_TITLE_MAX: usize = 92;
 const NAME_MAX: usize = 60;
 /// The backend makes text smaller by this factor.
 const BACKEND_FONT_FACTOR: f64 = 1.24;
@@ -84,14 +89,13 @@ impl Chart {
     }
 
     fn draw(&self, text: &mut String) -> Result<(), DrawingAreaErrorKind<io::Error>> {
-        let (entries, legend_bottom) = self.legend();
+        let title = wrapped(&self.title);
+        let (entries, legend_bottom) = self.legend(below(&title));
         let size = (WIDTH, legend_bottom + HEIGHT);
         let root = SVGBackend::with_string(text, size).into_drawing_area();
         // A page may be dark, and the text is not.
         root.fill(&WHITE)?;
-        let title = printable(&self.title, TITLE_MAX);
-        let style = font(TITLE_PX).style(FontStyle::Bold).color(&TEXT);
-        root.draw(&Text::new(title, (MARGIN, 12), style))?;
+        draw_title(&root, &title)?;
         for entry in &entries {
             entry.draw(&root)?;
         }
@@ -110,8 +114,8 @@ impl Chart {
             .axis_style(TEXT)
             .label_style(font(TEXT_PX).color(&TEXT))
             .axis_desc_style(font(TEXT_PX).color(&TEXT))
-            .x_desc(printable(&x.title, TITLE_MAX))
-            .y_desc(printable(&y.title, TITLE_MAX))
+            .x_desc(printable(&x.title, AXIS_TITLE_MAX))
+            .y_desc(printable(&y.title, AXIS_TITLE_MAX))
             .draw()?;
         let pixel = (x.range().end - x.range().start) / f64::from(plot.plotting_area().dim_in_pixel().0);
         for (index, line) in self.lines.iter().enumerate() {
@@ -132,9 +136,10 @@ impl Chart {
         root.present()
     }
 
-    /// The entries of the legend, in as many rows as they need, and the pixel below them.
-    fn legend(&self) -> (Vec<Entry>, u32) {
-        let (mut left, mut middle) = (MARGIN, LEGEND_TOP);
+    /// The entries of the legend, `lower` pixels below a title of one line, in as many rows as they need; and the pixel
+    /// below them.
+    fn legend(&self, lower: i32) -> (Vec<Entry>, u32) {
+        let (mut left, mut middle) = (MARGIN, LEGEND_TOP + lower);
         let mut entries = Vec::new();
         for line in &self.lines {
             let name = printable(&line.name, NAME_MAX);
@@ -167,6 +172,42 @@ impl Entry {
     }
 }
 
+/// The lines of a title, broken at spaces; what has no room in them is cut off.
+pub(super) fn wrapped(title: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in printable(title, TITLE_LETTERS * TITLE_LINES).split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= TITLE_LETTERS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    if lines.len() > TITLE_LINES {
+        let rest = lines.split_off(TITLE_LINES - 1).join(" ");
+        lines.push(rest);
+    }
+    lines.into_iter().map(|line| printable(&line, TITLE_LETTERS)).collect()
+}
+
+/// Pixels by which what stands below a title is lower than below one of a single line.
+pub(super) fn below(title: &[String]) -> i32 {
+    title.len().saturating_sub(1) as i32 * TITLE_ROW
+}
+
+/// Draws the lines of a title at the top.
+pub(super) fn draw_title(
+    root: &DrawingArea<SVGBackend<'_>, Shift>,
+    lines: &[String],
+) -> Result<(), DrawingAreaErrorKind<io::Error>> {
+    let style = font(TITLE_PX).style(FontStyle::Bold).color(&TEXT);
+    for (line, row) in lines.iter().zip(0..) {
+        root.draw(&Text::new(line.clone(), (MARGIN, TITLE_TOP + row * TITLE_ROW), style.clone()))?;
+    }
+    Ok(())
+}
+
 pub(super) fn font(pixels: f64) -> FontDesc<'static> {
     (FontFamily::SansSerif, pixels * BACKEND_FONT_FACTOR).into_font()
 }
@@ -192,6 +233,19 @@ mod tests {
     use crate::report::axis::Unit;
 
     #[test]
+    fn long_titles_are_broken_at_spaces() {
+        assert_eq!(wrapped("short – title"), ["short – title"]);
+        let long = "Handshake latency – Handshakes of a busy core: 1,000 connections, the oldest reset for each new one, \
+                    half of the CPU for the server";
+        let lines = wrapped(long);
+        assert_eq!((lines.join(" ").as_str(), lines.len()), (long, 2));
+        assert!(lines.iter().all(|line| line.chars().count() <= TITLE_LETTERS), "{lines:?}");
+        let longest = wrapped(&"seven x ".repeat(90));
+        assert_eq!((longest.len(), below(&longest)), (TITLE_LINES, 2 * TITLE_ROW));
+        assert!(longest[2].ends_with('…') && longest[2].chars().count() <= TITLE_LETTERS, "{longest:?}");
+    }
+
+    #[test]
     fn hostile_names_leave_the_document_well_formed() {
         let line = |name: &str, color| Line {
             name: name.to_owned(),
@@ -213,7 +267,7 @@ mod tests {
         let document = roxmltree::Document::parse(&svg).unwrap();
         let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).map(str::trim).collect();
         assert!(texts.contains(&"</text><script>&\"\u{fffd}\u{fffd}\u{fffd}"), "{texts:?}");
-        assert!(texts.contains(&"a < b") && texts.contains(&format!("{}…", "x".repeat(91)).as_str()));
+        assert!(texts.contains(&"a < b") && texts.contains(&format!("{}…", "x".repeat(71)).as_str()));
         assert!(document.descendants().all(|node| node.tag_name().name() != "script"));
     }
 }

@@ -19,7 +19,8 @@ use super::chart::{Chart, Line, Point};
 use super::{Scenario, Series, Spread};
 use crate::units::Thousands;
 
-/// From this ratio of the greatest latency to the median on, the axis of latency is logarithmic.
+/// From this ratio on an axis is logarithmic: of the greatest latency to the median, and of the highest points of two servers,
+/// of which one would lie flat on the ground else.
 const LOGARITHMIC_FROM_RATIO: f64 = 20.0;
 /// Most points of a rate over time: with more of them a line is all teeth.
 const RATE_POINTS_MAX: f64 = 60.0;
@@ -337,7 +338,15 @@ impl Sizes {
         let greatest = all().map(|point| point.x).reduce(f64::max)?;
         let highest = all().map(|point| point.y.greatest).reduce(f64::max)?;
         let x = axis(format!("{x}{}", passes.medians_and_bars()), (least, greatest), Unit::Number);
-        Some(Chart { title, x, y: Axis::linear(y.into(), highest, Unit::Number), lines, dotted: true })
+        let top = |line: &Line| line.points.iter().map(|point| point.y.greatest).fold(0.0, f64::max);
+        let lowest_top = lines.iter().map(top).fold(highest, f64::min);
+        let lowest = all().map(|point| point.y.least).reduce(f64::min)?;
+        let y = if lowest > 0.0 && highest > lowest_top * LOGARITHMIC_FROM_RATIO {
+            Axis::logarithmic(y.into(), (lowest, highest), Unit::Number)
+        } else {
+            Axis::linear(y.into(), highest, Unit::Number)
+        };
+        Some(Chart { title, x, y, lines, dotted: true })
     }
 }
 
