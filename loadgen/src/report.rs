@@ -52,6 +52,7 @@ const FANOUT: &[Column] = &[
     column("serving CPU µs per delivery", "/figures/serving_cpu_us_per_delivery", Format::Number),
     column("the server's own", "/figures/server_cpu_us_per_delivery", Format::Number),
     column("loadgen CPU µs per delivery", "/figures/client_cpu_us_per_delivery", Format::Number),
+    column("loadgen, % of a core", "/figures/client_cpu_percent", Format::Number),
     column("wire bytes per delivery", "/figures/wire_bytes_per_delivery", Format::Number),
     column("deliveries/s", "/figures/deliveries_per_second", Format::Count),
     column("delivery p50", "/latency/delivery/p50", Format::Time),
@@ -64,6 +65,7 @@ const ECHO: &[Column] = &[
     column("serving CPU µs per round trip", "/figures/serving_cpu_us_per_round_trip", Format::Number),
     column("the server's own", "/figures/server_cpu_us_per_round_trip", Format::Number),
     column("loadgen CPU µs per round trip", "/figures/client_cpu_us_per_round_trip", Format::Number),
+    column("loadgen, % of a core", "/figures/client_cpu_percent", Format::Number),
     column("wire bytes per round trip", "/figures/wire_bytes_per_round_trip", Format::Number),
     column("round trips/s", "/figures/round_trips_per_second", Format::Count),
     column("p50", "/latency/round_trip/p50", Format::Time),
@@ -75,6 +77,7 @@ const CONNECT: &[Column] = &[
     column("serving CPU µs per handshake", "/figures/serving_cpu_us_per_handshake", Format::Number),
     column("the server's own", "/figures/server_cpu_us_per_handshake", Format::Number),
     column("loadgen CPU µs per handshake", "/figures/client_cpu_us_per_handshake", Format::Number),
+    column("loadgen, % of a core", "/figures/client_cpu_percent", Format::Number),
     column("handshakes per second of server CPU", "/figures/handshakes_per_server_cpu_second", Format::Count),
     column("handshakes/s", "/figures/handshakes_per_second", Format::Count),
     column("p50", "/latency/handshake/p50", Format::Time),
@@ -176,6 +179,7 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
             return Err(refused("not a result of this loadgen (schema_version 1)".into()));
         }
         whole_cost::add(&mut result);
+        add_client_share(&mut result);
         results.push(result);
     }
     let machine = machine(&results);
@@ -193,6 +197,16 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
     };
     print!("{machine}{}", document(&scenarios, &plots, directory));
     Ok(())
+}
+
+/// Adds how busy loadgen was: near 100 % of each of its threads, the figures are its own limit and not the server's.
+fn add_client_share(result: &mut Value) {
+    let number = |pointer: &str| result.pointer(pointer).and_then(Value::as_f64);
+    let seconds = number("/client/cpu_seconds").zip(number("/measured_seconds"));
+    let percent = seconds.map(|(used, measured)| used * 100.0 / measured);
+    if let Some(percent) = percent.filter(|percent| percent.is_finite()) {
+        result["figures"]["client_cpu_percent"] = percent.into();
+    }
 }
 
 /// The tables, with references to the plots in `directory`.

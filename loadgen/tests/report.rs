@@ -395,6 +395,19 @@ fn plots_can_be_left_out() {
 }
 
 #[test]
+fn the_tables_tell_how_busy_loadgen_was() {
+    let work = Work::new();
+    let mut busy = fanout("one", 1, 10, 1.0, 1.0);
+    busy["measured_seconds"] = json!(2.0);
+    busy["client"]["cpu_seconds"] = json!(1.9);
+    let markdown = work.markdown(&[busy], &["--plots", "off"]);
+    let rows: Vec<&str> = markdown.lines().filter(|line| line.starts_with("| ")).collect();
+    let cells = |row: &str| row.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let column = cells(rows[0]).iter().position(|title| title == "loadgen, % of a core").expect("the column");
+    assert_eq!(cells(rows[1])[column], "95.0", "{markdown}");
+}
+
+#[test]
 fn results_of_one_name_keep_their_plots_apart() {
     let work = Work::new();
     let curve = [(0.0, 1000), (50.0, 2000)];
