@@ -157,8 +157,8 @@ fn the_page_of_the_readme_comes_back_to_where_it_was() {
     let (_, rest) = readme.split_once("```js\nlet last").expect("the README shows how to resume");
     let (script, _) = rest.split_once("```").expect("the end of the script");
     let script = format!("let last{script}").replace("ws://localhost:8080", &format!("ws://{}", server.data));
-    assert!(script.contains("setTimeout(connect, 1000"), "{script}");
-    let script = script.replace("setTimeout(connect, 1000", "setTimeout(connect, 1");
+    assert!(script.contains("setTimeout(connect, wait"), "{script}");
+    let script = script.replace("setTimeout(connect, wait", "setTimeout(connect, 1");
     browser.run(&format!(
         "window.seen = [];
          const console = {{ log: line => seen.push(line) }};
@@ -172,6 +172,13 @@ fn the_page_of_the_readme_comes_back_to_where_it_was() {
     let seen =
         "while (seen.length < count) await new Promise(resolve => setTimeout(resolve, 5)); return seen;";
     assert_eq!(browser.run(&format!("const count = 1; {seen}")), json!(["one"]));
+    let binary = [("content-type", "application/octet-stream")];
+    http::once(server.control(), "POST", "/pub/news", &binary, b"\xff\n\n").expect("an answer").expect(201);
+    let bytes = browser.run(&format!(
+        "const count = 2; {}",
+        seen.replace("return seen", "return [...new Uint8Array(seen.pop())]")
+    ));
+    assert_eq!(bytes, json!([255, 10, 10]));
     // What is published while it is away, it gets when it is back.
     browser.run("latest.close();");
     server.publish("news", "two");
