@@ -11,7 +11,7 @@
 #   --skip-missing a peer that is not installed is no failure
 #   --quick        short runs, one pass: shows that everything works, measures little; what it writes goes to
 #                  quick-results/ below the target directory, unless --results or --update says otherwise
-#   --pairs N      passes of each scenario (default 5)
+#   --pairs N      passes of each scenario (default: what the scenario says, else 5)
 #   --results DIR  write there what would go to bench/results/, and leave that as it is
 #   --no-build     use the binaries that are there
 #   --no-run       measure nothing: make tables and plots from the raw results that are there
@@ -35,7 +35,7 @@ results=bench/results
 results_chosen=""
 run_limit_seconds=600
 order="fanout-100-w1 fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 open-loop-1k lone-w1 compressed-1k compressed-10k shards-1k-w1 shards-1k-w50 shards-1k-oversubscribed echo-100 echo-1000 connect-1k connect-1k-rival connect-18k idle-1k idle-10k idle-19k loadgen-ceiling"
-peers_order="fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 fanout-1k-1kib fanout-1k-16kib echo-1 echo-100 echo-1000 connect idle-10k keepalive-10k"
+peers_order="fanout-1k-w1 fanout-10k-w1 fanout-19k-w1 fanout-1k-w50 fanout-1k-w500 fanout-1k-1kib fanout-1k-16kib open-loop-1k echo-1 echo-100 echo-1000 connect idle-10k keepalive-10k"
 skip_missing=no
 pairs=""
 quick_run=no
@@ -96,9 +96,7 @@ plots=$results/plots
 for scenario in $chosen; do
     [ -f "$scenarios/$scenario.sh" ] || fail "$scenario: no such scenario; there are: $order"
 done
-if [ -z "$pairs" ]; then
-    if [ "$quick_run" = yes ]; then pairs=1; else pairs=5; fi
-fi
+if [ "$quick_run" = yes ]; then pairs=${pairs:-1}; fi
 for cpu in "$server_cpu" "$loadgen_cpu"; do
     taskset -c "$cpu" true 2>/dev/null || fail "CPU $cpu is not there; set SERVER_CPU and LOADGEN_CPU"
 done
@@ -230,7 +228,7 @@ run_once() {
         write_failure "$json" "$server" "$pass" "$(tail -1 "$errors")"
     fi
     stop_server
-    echo "pass $pass/$pairs  $scenario  $server: $(echo "$text" | sed -n \
+    echo "pass $pass/$passes  $scenario  $server: $(echo "$text" | sed -n \
         's/^  server cpu us per \([a-z ]*[a-z]\) *\(.*\)/\2 µs per \1/p
          s/^  server anonymous bytes per connection *\(.*\)/\1 B a connection/p
          s/^  ksoftirqd cpu percent *\(.*\)/(ksoftirqd used \1 % of a core)/p
@@ -246,12 +244,13 @@ turn_of() {
 }
 
 run_scenario() {
-    local scenario=$1 pass server arguments about="" servers="" load="" quick="" route=/pubsub/bench keepalive="" rival=""
+    local scenario=$1 pass passes=5 server arguments about="" servers="" load="" quick="" route=/pubsub/bench keepalive="" rival=""
     # shellcheck source=/dev/null
     . "$scenarios/$scenario.sh"
+    passes=${pairs:-$passes}
     if [ "$quick_run" = yes ]; then arguments=$quick; else arguments=$load; fi
     rm -f "$results/$scenario".*.json
-    for pass in $(seq "$pairs"); do
+    for pass in $(seq "$passes"); do
         # The servers are words by intention.
         # shellcheck disable=SC2086
         for server in $(turn_of "$pass" $servers); do

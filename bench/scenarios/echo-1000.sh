@@ -5,3 +5,4 @@ servers="floor corecast"
 route=/echo
 load="echo --connections 1000 --rounds 350"
 quick="echo --connections 1000 --rounds 100"
+passes=9
