@@ -147,16 +147,22 @@ impl Shard {
 
     /// The connection ends as soon as what is queued has gone out.
     pub(super) fn finish(&mut self, index: u32) {
-        self.slab[index].state = State::Finishing;
-        self.ending.push(index);
-        self.close_deadlines.start(self.slab.id(index), self.now_nanos);
+        self.end_as(State::Finishing, index);
     }
 
     /// All is said but for what is queued.
     pub(super) fn linger(&mut self, index: u32) {
-        self.slab[index].state = State::Linger;
+        self.end_as(State::Linger, index);
+    }
+
+    fn end_as(&mut self, state: State, index: u32) {
+        // The time of one whose close frame is queued already goes on: nothing follows that frame.
+        let has_deadline = self.slab[index].state == State::Closing;
+        self.slab[index].state = state;
         self.ending.push(index);
-        self.close_deadlines.start(self.slab.id(index), self.now_nanos);
+        if !has_deadline {
+            self.close_deadlines.start(self.slab.id(index), self.now_nanos);
+        }
     }
 
     /// Ends what was to end once its bytes are out. Called when this pass's sends are submitted.

@@ -123,7 +123,7 @@ const APPLY_AT_BYTES: usize = 1024 * 1024;
 /// The same in the midst of a turn, which is over then: more than plain messages come to that are answered with as much.
 const TURN_QUEUED_BYTES: usize = 2 * APPLY_AT_BYTES;
 
-/// How long a connection that has sent its close frame, or its refusal, waits for the peer to end.
+/// How long a connection that has queued its close frame, or its refusal, has for that to go out and for the peer to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections above a limit that are kept just long enough to be refused with 503; more are cut at once. Over the
