@@ -45,6 +45,11 @@ impl Wheel {
         Some(bucket)
     }
 
+    /// Time between two visits of one connection.
+    pub(super) fn interval(&self) -> Duration {
+        Duration::from_nanos(u64::from(self.buckets).saturating_mul(self.step_nanos))
+    }
+
     /// Slots of a bucket, of `slots` in all.
     pub(super) fn members(&self, bucket: u32, slots: u32) -> impl Iterator<Item = u32> + use<> {
         (bucket..slots).step_by(self.buckets as usize)

@@ -22,6 +22,7 @@
 //! | [`mesh`], [`message`] | the rings between cores and what travels in them |
 //! | `parking` | sleep in the executor, while user tasks are alive |
 //! | `keepalive`, `deadlines` | when connections are looked at |
+//! | `unsent` | nothing: what the kernel knows of a slow reader |
 //! | [`listener`] | the sockets that accept, one per core and address |
 //! | [`stats`] | counters that other threads may read |
 //! | `test_rig` | nothing: a shard that unit tests drive by hand |
@@ -62,6 +63,7 @@ mod tasks;
 mod test_rig;
 mod topic_limit;
 mod topics;
+mod unsent;
 mod upkeep;
 
 use std::fmt;

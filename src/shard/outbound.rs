@@ -15,7 +15,7 @@ use socket2::SockRef;
 use crate::compression::Encoding;
 use crate::frame::Frame;
 use crate::position::Position;
-use crate::ws::frame::{CLOSE, PING};
+use crate::ws::frame::CLOSE;
 
 /// Pieces handed to the kernel in one call.
 const PIECES_PER_CALL: usize = 64;
@@ -151,13 +151,6 @@ impl Outbound {
         }
         self.pieces.insert(self.pieces.len().min(1), piece);
         false
-    }
-
-    /// Whether a ping has not gone out yet. One of the reserve is among the first pieces; any other, which found the socket
-    /// full, is the first.
-    pub(super) fn holds_ping(&self) -> bool {
-        let ping = 0x80 | u8::from(PING);
-        self.pieces.iter().take(CONTROL_RESERVE).any(|piece| piece.bytes().first() == Some(&ping))
     }
 
     /// Notes that a message of a topic was dropped.
@@ -381,11 +374,9 @@ mod tests {
         }
         assert!(!outbound.push_control(control(close, 100)));
         assert_eq!(kept(&outbound), [(1, 1), (ping, 2), (pong, 99), (2, 2), (close, 100)]);
-        assert!(outbound.holds_ping());
         assert_eq!((outbound.cost(), outbound.queued_bytes()), (cost, 6 + 10 + 3 * 3));
         // One that has begun is finished, and another may wait behind it.
         outbound.advance(6 + 3 + 1);
-        assert!(!outbound.holds_ping());
         assert!(!outbound.push_control(control(pong, 101)) && outbound.push_control(control(pong, 102)));
         assert_eq!(kept(&outbound), [(pong, 99), (pong, 102), (2, 2), (close, 100)]);
         assert_eq!(outbound.cost(), 10 + size_of::<Piece>());

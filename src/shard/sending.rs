@@ -181,12 +181,7 @@ impl Shard {
         if slot.state == State::Dead {
             return self.free_if_unwatched(index);
         }
-        self.send_more(index);
-    }
-
-    /// Sends what the socket takes by now, and tells the component if that was all.
-    pub(super) fn send_more(&mut self, index: u32) {
-        let was_behind = self.slab[index].outbound.is_some();
+        let was_behind = slot.outbound.is_some();
         self.send_queued(index);
         let slot = &self.slab[index];
         if was_behind && slot.outbound.is_none() && slot.state == State::Open {
@@ -205,12 +200,8 @@ impl Shard {
             return;
         }
         let before = outbound.queued_bytes();
-        let is_asked = outbound.holds_ping();
         let progress = outbound.send(socket);
-        let sent = before - outbound.queued_bytes();
-        self.stats.send_queue_bytes.subtract(sent as u64);
-        // It cannot have answered a ping that waited here, but a full socket takes more only because its peer reads.
-        slot.heard |= is_asked && sent > 0;
+        self.stats.send_queue_bytes.subtract((before - outbound.queued_bytes()) as u64);
         match progress {
             Ok(Progress::Empty) if outbound.has_gaps() => {
                 for (topic, last) in outbound.take_gaps() {

@@ -128,7 +128,7 @@ pub(super) struct Slot {
     pub(super) watching_writable: bool,
     /// Passed by in the broadcast under way, whose publisher it is.
     pub(super) excluded: bool,
-    /// Something came in since the keep-alive last looked, or the socket took more while a ping waited for it.
+    /// Something came in since the keep-alive last looked.
     pub(super) heard: bool,
     /// It is in the shard's list of connections that are read from later.
     pub(super) unread: bool,

@@ -1,7 +1,9 @@
 //! What a shard does by the clock: the tick, keep-alive, deadlines.
 
+use std::time::Duration;
+
 use super::slab::State;
-use super::{Shard, TICK};
+use super::{Shard, TICK, unsent};
 use crate::component::CloseCause;
 use crate::ws::{RejectReason, ServerHeader, frame::PING};
 
@@ -39,29 +41,26 @@ impl Shard {
     fn ping_due(&mut self) {
         for number in 0..self.wheels.len() {
             while let Some(bucket) = self.wheels[number].due(self.now_nanos) {
+                let interval = self.wheels[number].interval();
                 for index in self.wheels[number].members(bucket, self.slab.len()) {
                     let slot = &self.slab[index];
                     if slot.state == State::Open
                         && self.wheel_of_route[usize::from(slot.route)] == Some(number)
                     {
-                        self.ping(index);
+                        self.ping(index, interval);
                     }
                 }
             }
         }
     }
 
-    /// Pings an open connection, or drops it when it has been silent since the last ping. A ping does not wait behind what a
-    /// slow reader has yet to get, and as long as it waits at all, what the socket takes is a sign of life as well
-    /// ([`Shard::send_queued`]).
-    fn ping(&mut self, index: u32) {
-        let slot = &self.slab[index];
-        if slot.pinged && !slot.heard {
-            // A socket reports room when a third of it is free. Of a large one that is more than some read in an interval.
-            self.send_more(index);
-        }
+    /// Pings an open connection, or drops it when it has been silent since the last ping. A ping does not wait behind what
+    /// is queued for a slow reader, but in the kernel it does: as long as bytes wait there, what the peer takes is a sign
+    /// of life as well.
+    fn ping(&mut self, index: u32, interval: Duration) {
         let slot = &mut self.slab[index];
-        if slot.pinged && !slot.heard {
+        let is_taken = || slot.descriptor().is_some_and(|socket| unsent::is_taken(socket, interval));
+        if slot.pinged && !slot.heard && !is_taken() {
             self.stats.keepalive_timeouts.add(1);
             let peer = slot.peer().map(tracing::field::display);
             tracing::info!(shard = self.mesh.shard(), peer, "no answer to a ping, disconnecting");
