@@ -45,5 +45,8 @@ fn slow_database(user: &str) -> usize {
 }
 
 fn main() -> Result<(), StartError> {
-    App::new("*", 8080).route("/inbox", || Inbox).allowed_origins(["*"]).run()
+    let app = App::new("*", 8080).route("/inbox", || Inbox).allowed_origins(["*"]);
+    let server = app.start_for_process()?;
+    println!("ws://{}/inbox?token=alice-secret", server.websocket_addresses()[0]);
+    server.wait().map(drop)
 }

@@ -31,5 +31,7 @@ impl Component for Chat {
 
 fn main() -> Result<(), StartError> {
     // `*`: pages of any origin may connect, so that this can be tried from any tab.
-    App::new("*", 8080).route("/chat", || Chat).allowed_origins(["*"]).run()
+    let server = App::new("*", 8080).route("/chat", || Chat).allowed_origins(["*"]).start_for_process()?;
+    println!("ws://{}/chat", server.websocket_addresses()[0]);
+    server.wait().map(drop)
 }

@@ -14,5 +14,7 @@ impl Component for Echo {
 
 fn main() -> Result<(), StartError> {
     // `*`: pages of any origin may connect, so that this can be tried from any tab.
-    Server::bind("127.0.0.1:9000").allowed_origins(["*"]).run(|| Echo)
+    let server = Server::bind("127.0.0.1:9000").allowed_origins(["*"]);
+    println!("ws://127.0.0.1:9000");
+    server.run(|| Echo)
 }

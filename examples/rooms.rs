@@ -5,7 +5,10 @@
 
 use std::collections::HashMap;
 
-use corecast::{App, CloseReason, Component, Connection, Core, Message, Outcome, SiblingMessage, StartError};
+use corecast::{
+    App, CloseReason, Component, Connection, Core, Message, Outcome, PathParameters, Rejection, Request,
+    SiblingMessage, StartError, TopicName,
+};
 
 /// The members of each room, by core.
 #[derive(Default)]
@@ -26,6 +29,11 @@ impl Rooms {
 }
 
 impl Component for Rooms {
+    fn on_request(&mut self, request: &Request) -> Result<(), Rejection> {
+        let room = PathParameters::of(request).get("room").unwrap_or_default();
+        TopicName::new(room).map(drop).map_err(|error| Rejection::topic(error.to_string()))
+    }
+
     fn on_open(&mut self, connection: &Connection) -> Outcome {
         let (core, room) = (connection.core(), connection.path_parameter("room").ok_or("no room")?);
         connection.subscribe(&room)?;
@@ -55,5 +63,8 @@ impl Component for Rooms {
 }
 
 fn main() -> Result<(), StartError> {
-    App::new("*", 8080).route("/rooms/{room}", Rooms::default).allowed_origins(["*"]).run()
+    let app = App::new("*", 8080).route("/rooms/{room}", Rooms::default).allowed_origins(["*"]);
+    let server = app.start_for_process()?;
+    println!("ws://{}/rooms/kitchen", server.websocket_addresses()[0]);
+    server.wait().map(drop)
 }

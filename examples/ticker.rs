@@ -44,5 +44,8 @@ async fn tick(core: Core) -> Outcome {
 }
 
 fn main() -> Result<(), StartError> {
-    App::new("*", 8080).route("/prices/{symbol}", || Prices).allowed_origins(["*"]).run()
+    let app = App::new("*", 8080).route("/prices/{symbol}", || Prices).allowed_origins(["*"]);
+    let server = app.start_for_process()?;
+    println!("ws://{}/prices/ACME", server.websocket_addresses()[0]);
+    server.wait().map(drop)
 }

@@ -24,6 +24,7 @@
 //! }
 //!
 //! fn main() -> Result<(), corecast::StartError> {
+//!     // For requests to ws://localhost:8080/chat, and to no other name or address: `*` is any host.
 //!     App::new("localhost", 8080).route("/chat", || Chat).run()
 //! }
 //! ```

@@ -158,7 +158,13 @@ impl Routes {
                 return Ok((index, parameters));
             }
         }
-        Err(Rejection::not_found())
+        // Whoever wrote the route and tries it by address, not by name, would look for a fault in the path.
+        let elsewhere =
+            self.entries.iter().find(|entry| matches!(entry.route.pattern.matches(path), Ok(Some(_))));
+        match elsewhere.and_then(|entry| entry.route.host.as_deref()) {
+            Some(host) => Err(Rejection::other_host(host)),
+            None => Err(Rejection::not_found()),
+        }
     }
 }
 

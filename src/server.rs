@@ -33,7 +33,6 @@ const CONTROL_BACKLOG: i32 = 128;
 const END_GRACE: Duration = Duration::from_secs(5);
 
 /// Why a server did not start, or did not end well.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
     /// A setting is wrong: the user's fault.
@@ -63,18 +62,54 @@ impl StartError {
     }
 }
 
+/// As [`Display`](fmt::Display): a `main` that returns a [`Result`] prints its error in this way, to someone who is to
+/// read it.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Route(error) => f.write_str(error),
             Self::Unfit(error) => error.fmt(f),
+            Self::Listen(ListenError::Refused(address, error)) => {
+                write!(f, "cannot listen on {address}: {error}{}", Advice { flag: "--listen", error })
+            }
             Self::Listen(error) => error.fmt(f),
             Self::Control(address, error) => {
-                write!(f, "cannot listen on {address} for the control port: {error}")
+                let advice = Advice { flag: "--control", error };
+                write!(f, "cannot listen on {address} for the control port: {error}{advice}")
             }
             Self::HandedOver(error) => write!(f, "cannot use a socket that was handed over: {error}"),
             Self::Thread(error) => write!(f, "cannot run: {error}"),
+        }
+    }
+}
+
+/// What to do about an address that cannot be listened on.
+struct Advice<'a> {
+    flag: &'a str,
+    error: &'a io::Error,
+}
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flag = self.flag;
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => write!(f, ": stop whoever has it, or choose another {flag}"),
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                ": choose another {flag}; ports below 1024 need the capability CAP_NET_BIND_SERVICE, or a socket of \
+                 systemd"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, ": {flag} needs an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all")
+            }
+            _ => Ok(()),
         }
     }
 }

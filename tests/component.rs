@@ -234,8 +234,9 @@ fn app_route_with_paths_hosts_and_allowed_origins() {
     ] {
         assert_eq!(status(path, host, origin), expected, "{path} of {host} from {origin:?}");
     }
-    let post = Upgrade::to("/chat").without("Host").with("Host", own).request_line("POST /chat HTTP/1.1");
-    let response = post.refused(server.address);
+    let elsewhere = Upgrade::to("/chat").with("Host", "127.0.0.1").refused(server.address).text();
+    assert!(elsewhere.contains("host push.example"), "{elsewhere}");
+    let response = Upgrade::to("/").with("Host", own).request_line("PUT / HTTP/1.1").refused(server.address);
     assert_eq!((response.status, response.header("Allow")), (405, Some("GET")));
     server.end();
     let opened = events.rest().iter().filter(|line| line.starts_with("open")).count();
@@ -245,7 +246,7 @@ fn app_route_with_paths_hosts_and_allowed_origins() {
 #[test]
 fn what_is_wrong_with_an_app_is_said_when_it_starts() {
     let nothing = || Probe::new(log().0);
-    let message = |app: App| app.start().expect_err("it started").to_string();
+    let message = |app: App| format!("{:?}", app.start().expect_err("it started")); // as `main` prints it
     assert!(message(app()).contains("no route"));
     assert!(message(app().route("chat", nothing)).contains("\"chat\""));
     assert!(message(app().allowed_origins(["*"]).route("/a", nothing)).contains("allowed_origins"));

@@ -90,10 +90,15 @@ impl Upgrade {
         Ok((response, client))
     }
 
-    /// Sends it and insists on an answer other than 101.
+    /// Sends it and insists on an answer other than 101, with its body.
     #[track_caller]
     pub fn refused(&self, address: SocketAddr) -> Response {
-        let (response, mut client) = self.send(address).unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        let answer = || {
+            let mut client = Client::open_socket(address)?;
+            client.send_raw(&self.bytes())?;
+            io::Result::Ok((http::read_response(&mut client.stream, PATIENCE)?, client))
+        };
+        let (response, mut client) = answer().unwrap_or_else(|error| panic!("{self:?}: {error}"));
         assert_ne!(response.status, 101, "accepted: {self:?}");
         client.expect_gone();
         response

@@ -117,7 +117,7 @@ pub fn once(
 }
 
 /// Reads a head and the body that belongs to it.
-fn read_response(stream: &mut TcpStream, limit: Duration) -> io::Result<Response> {
+pub fn read_response(stream: &mut TcpStream, limit: Duration) -> io::Result<Response> {
     let deadline = Instant::now() + limit;
     let (mut response, mut rest) = read_head(stream, deadline)?;
     if response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {

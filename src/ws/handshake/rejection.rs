@@ -187,12 +187,20 @@ impl Rejection {
 
     /// 405: a method other than GET.
     pub fn method() -> Self {
-        Self::new(RejectReason::Method, "only GET is allowed here")
+        Self::new(
+            RejectReason::Method,
+            "only GET is allowed on the WebSocket port; POST /pub/TOPIC is for the control port",
+        )
     }
 
     /// 404: no such route.
     pub fn not_found() -> Self {
         Self::new(RejectReason::NotFound, "no such path")
+    }
+
+    /// 404: there is such a route, for requests that name this host.
+    pub fn other_host(host: &str) -> Self {
+        Self::new(RejectReason::NotFound, format!("this path is only there under the host {host}"))
     }
 
     /// 426: a request without upgrade.
@@ -212,7 +220,10 @@ impl Rejection {
 
     /// 403: the page's origin is not allowed.
     pub fn origin() -> Self {
-        Self::new(RejectReason::Origin, "pages of this origin may not connect")
+        Self::new(
+            RejectReason::Origin,
+            "pages of this Origin may not connect: --allowed-origin, or allowed_origins, would let them",
+        )
     }
 
     /// 400: none of the offered subprotocols is served.
