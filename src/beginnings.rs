@@ -65,7 +65,9 @@ impl Beginnings {
 fn since(value: &str, topics: usize) -> Result<Vec<Start>, Rejection> {
     let positions: Result<Vec<Position>, _> = value.split(',').map(str::parse).collect();
     let positions = positions.map_err(|_| {
-        Rejection::bad_request("since is EPOCH:OFFSET, for several topics one for each, separated by commas")
+        Rejection::bad_request(
+            "since is EPOCH:OFFSET, the epoch of 16 hex digits; for several topics one for each, separated by commas",
+        )
     })?;
     if positions.len() != topics {
         return Err(Rejection::bad_request("since needs one EPOCH:OFFSET for each topic"));

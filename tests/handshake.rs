@@ -101,6 +101,21 @@ fn a_wrong_request_gets_its_status_and_the_connection_ends() {
 }
 
 #[test]
+fn a_refusal_says_what_would_help() {
+    let server = Server::start(&[]);
+    for (upgrade, help) in [
+        (Upgrade::to("/echo"), "--echo"),
+        (Upgrade::to("/pubsub/a"), "--client-publish"),
+        (Upgrade::to("/sub/a").header("Origin", "http://elsewhere.example"), "--allowed-origin"),
+        (Upgrade::to("/pub/a").request_line("POST /pub/a HTTP/1.1"), "control port"),
+        (Upgrade::to("/sub/a?since=abcd:1"), "16 hex digits"),
+    ] {
+        let body = upgrade.refused(server.data).text();
+        assert!(body.contains(help) && !body.contains("elsewhere"), "{upgrade:?} got {body:?}");
+    }
+}
+
+#[test]
 fn a_get_without_upgrade_is_told_that_one_is_required() {
     let server = Server::start(&[]);
     let plain = Upgrade::to("/sub/a")

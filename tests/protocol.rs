@@ -286,7 +286,7 @@ fn a_subscriber_that_sends_data_is_closed_with_1008() {
         client.expect_alive(); // a ping is not data
         client.send(&Frame::new(PONG, "unasked"));
         client.send(&frame);
-        client.expect_closed(1008);
+        assert_eq!(client.expect_closed(1008), "no messages are taken here");
     }
     server.wait_metric("corecast_connections_closed_total", &[("code", "1008")], |count| count == 4.0);
     for other in &mut others {

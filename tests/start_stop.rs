@@ -155,7 +155,16 @@ fn a_port_that_is_taken_is_an_error_in_one_line() {
     ended.expect_refusal(&[1, 2], &[&address, "listen"]);
     let ended =
         Launch::new(&["--listen", "127.0.0.1:0", "--control", &address]).own_addresses().run_to_exit();
-    ended.expect_refusal(&[1, 2], &[&address, "control"]);
+    ended.expect_refusal(&[1, 2], &[&address, "control", "choose another --control"]);
+    // TEST-NET-1, which this machine does not have.
+    for flags in [
+        ["--listen", "192.0.2.1:8080", "--control", "off"],
+        ["--listen", "127.0.0.1:0", "--control", "192.0.2.1:1"],
+    ] {
+        let token = ["--publish-token", "t"];
+        let ended = Launch::new(&[&flags[..], &token].concat()).own_addresses().run_to_exit();
+        ended.expect_refusal(&[1], &["192.0.2.1", "needs an address of this machine"]);
+    }
 }
 
 #[test]
