@@ -3,6 +3,16 @@
 # Everything is an error; the first error ends it.
 set -euo pipefail
 
+if [ $# -gt 0 ]; then
+    cat <<END
+usage: $0
+Format, lints, tests, docs, shell scripts, and short runs of server and loadgen together, the release build included. The
+first error ends it. It takes no arguments, and a good while.
+END
+    [ "$1" = --help ] || [ "$1" = -h ] || exit 2
+    exit
+fi
+
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 began=$(date +%s)

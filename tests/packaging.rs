@@ -236,3 +236,14 @@ fn a_shipped_seccomp_profile_gets_io_uring_and_nothing_else() {
     expected.extend(["io_uring_setup", "io_uring_enter", "io_uring_register"].map(str::to_owned));
     assert_eq!(allowed(&made.stdout), expected);
 }
+
+#[test]
+fn scripts_say_what_they_do() {
+    for (name, word) in [("check.sh", "tests"), ("packaging/seccomp.sh", "io_uring")] {
+        let help = Command::new(script(name)).arg("--help").output().expect("run");
+        assert!(help.status.success() && text(&help.stdout).contains(word), "{name}: {help:?}");
+        assert!(text(&help.stdout).starts_with("usage: "), "{name}: {help:?}");
+    }
+    let wrong = Command::new(script("check.sh")).arg("--quick").output().expect("run");
+    assert_eq!(wrong.status.code(), Some(2));
+}

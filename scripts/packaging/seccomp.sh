@@ -5,8 +5,16 @@
 #   docker run --security-opt seccomp=seccomp.json ...
 set -euo pipefail
 
+usage="usage: $0 DEFAULT_PROFILE.json >seccomp.json"
+case ${1-} in
+--help | -h)
+    echo "$usage"
+    echo "Writes Docker's default seccomp profile (profiles/seccomp/default.json of its sources) with io_uring allowed."
+    exit
+    ;;
+esac
 if [ $# -ne 1 ]; then
-    echo "usage: $0 DEFAULT_PROFILE.json >seccomp.json" >&2
+    echo "$usage" >&2
     exit 2
 fi
 command -v jq >/dev/null || { echo "$0: jq is needed" >&2; exit 1; }
