@@ -100,10 +100,11 @@ mod tests {
         let shared = shared(2);
         let limit = shared.settings.load().max_connections;
         shared.stats[0].sockets.set(limit - 1);
+        shared.stats[0].places.set(limit - 1);
         shared.stats[1].sockets.set(1);
-        shared.stats[1].refusing.set(1);
         assert_eq!(shared.why_not_ready(0), None);
         shared.stats[1].sockets.set(2);
+        shared.stats[1].places.set(1);
         let reason = format!("full: {limit} connections of at most {limit}");
         assert_eq!(shared.why_not_ready(0), Some(reason));
         shared.draining.store(true, Relaxed);

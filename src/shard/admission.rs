@@ -106,11 +106,12 @@ impl Shard {
         }
         let index = self.slab.insert(socket);
         self.counted.extend(counted.map(|key| (index, key)));
-        self.set_over_limit(index, over_limit);
         let slot = &mut self.slab[index];
+        slot.over_limit = over_limit;
         slot.awaits_proxy_header = by_proxy && self.settings.proxy_protocol;
         self.watch_readable(index, false);
         self.stats.sockets.add(1);
+        self.stats.places.add(u64::from(over_limit.is_none()));
         let slab = &mut self.slab;
         self.handshake_deadlines.drop_ended(|id| slab.find(id).is_some_and(|slot| slot.is_unanswered()));
         self.handshake_deadlines.start(self.slab.id(index), self.now_nanos);
@@ -156,8 +157,11 @@ impl Shard {
         if self.slab[index].over_limit.is_none() {
             match self.acquire(client) {
                 Ok(key) => self.counted.extend(key.map(|key| (index, key))),
-                Err(over) if self.stats.refusing.get() >= REFUSAL_RESERVE => return Some(over.reason()),
-                Err(over) => self.set_over_limit(index, Some(over)),
+                Err(over) if self.refusing() >= REFUSAL_RESERVE => return Some(over.reason()),
+                Err(over) => {
+                    self.slab[index].over_limit = Some(over);
+                    self.stats.places.subtract(1);
+                }
             }
         }
         None
@@ -192,7 +196,7 @@ impl Shard {
 
     /// The connection's socket is closed.
     pub(super) fn forget_admission(&mut self, index: u32) {
-        self.set_over_limit(index, None);
+        self.stats.places.subtract(u64::from(self.slab[index].over_limit.is_none()));
         self.proxied.remove(&index);
         if let Some(key) = self.counted.remove(&index) {
             self.process.addresses.release(key);
@@ -222,17 +226,16 @@ impl Shard {
     /// Whether a connection over a limit is cut, because too many wait to be refused already; then it is counted.
     fn cuts(&self, over: OverLimit) -> bool {
         // Those over the limit of the process are bounded by it.
-        let cut = over != OverLimit::Process && self.stats.refusing.get() >= REFUSAL_RESERVE;
+        let cut = over != OverLimit::Process && self.refusing() >= REFUSAL_RESERVE;
         if cut {
             self.count_rejected(over.reason());
         }
         cut
     }
 
-    fn set_over_limit(&mut self, index: u32, over_limit: Option<OverLimit>) {
-        let before = std::mem::replace(&mut self.slab[index].over_limit, over_limit);
-        self.stats.refusing.add(u64::from(over_limit.is_some()));
-        self.stats.refusing.subtract(u64::from(before.is_some()));
+    /// Connections of this shard that were accepted beyond a limit.
+    fn refusing(&self) -> u64 {
+        self.stats.sockets.get() - self.stats.places.get()
     }
 
     /// Counts a client that goes without an answer.

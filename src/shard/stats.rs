@@ -103,8 +103,8 @@ pub struct ShardStats {
     pub connections: Cell,
     /// Sockets held now in any state: handshaking, open, closing.
     pub sockets: Cell,
-    /// Those of them that were accepted beyond a limit, to be refused.
-    pub refusing: Cell,
+    /// Those of them that were not accepted beyond a limit, only to be refused.
+    pub places: Cell,
     /// WebSocket connections opened.
     pub opened: Cell,
     /// WebSocket connections closed, by [`CLOSE_LABELS`].
@@ -175,7 +175,7 @@ impl ShardStats {
             cpu,
             connections: Cell::default(),
             sockets: Cell::default(),
-            refusing: Cell::default(),
+            places: Cell::default(),
             opened: Cell::default(),
             closed: Default::default(),
             rejected: Default::default(),
@@ -211,15 +211,15 @@ impl ShardStats {
 }
 
 /// How many of the places that `--max-connections` gives are taken: by connections, and by clients that have yet to ask
-/// for one, or have been closed and have not gone. A client that is to be refused takes one of the reserve for that, and
+/// for one, or have been closed and have not gone. Clients that are to be refused take one of the reserve for that, and
 /// a place only beyond it; so there are never more sockets than places and reserve.
 ///
-/// Shards count while this adds up, so it may be off by what happens meanwhile.
+/// Shards count while this adds up. Who waits to be refused is in no sum of places at any time, so that their coming and
+/// going makes room for nobody.
 #[must_use]
 pub fn places_taken(shards: &[Arc<ShardStats>]) -> u64 {
     let sum = |of: fn(&ShardStats) -> &Cell| shards.iter().map(|stats| of(stats).get()).sum::<u64>();
-    let (sockets, refusing) = (sum(|stats| &stats.sockets), sum(|stats| &stats.refusing));
-    sockets.saturating_sub(refusing.min(REFUSAL_RESERVE))
+    sum(|stats| &stats.places).max(sum(|stats| &stats.sockets).saturating_sub(REFUSAL_RESERVE))
 }
 
 #[cfg(test)]
@@ -242,18 +242,16 @@ mod tests {
     #[test]
     fn those_to_be_refused_take_a_place_only_beyond_their_reserve() {
         let shards = [(); 2].map(|()| Arc::new(ShardStats::new(0, 2)));
-        let taken = |sockets: [u64; 2], refusing: [u64; 2]| {
-            for (stats, (sockets, refusing)) in shards.iter().zip(sockets.into_iter().zip(refusing)) {
-                stats.sockets.set(sockets);
-                stats.refusing.set(refusing);
+        let taken = |places: [u64; 2], refusing: [u64; 2]| {
+            for (stats, (places, refusing)) in shards.iter().zip(places.into_iter().zip(refusing)) {
+                stats.sockets.set(places + refusing);
+                stats.places.set(places);
             }
             places_taken(&shards)
         };
         assert_eq!(taken([5, 3], [0, 0]), 8);
-        assert_eq!(taken([5, 3], [2, 1]), 5);
-        assert_eq!(taken([40, 40], [REFUSAL_RESERVE, 10]), 80 - REFUSAL_RESERVE);
-        // Read while a client is taken in.
-        assert_eq!(taken([0, 0], [0, 1]), 0);
+        assert_eq!(taken([5, 3], [2, 1]), 8);
+        assert_eq!(taken([5, 3], [REFUSAL_RESERVE, 10]), 8 + 10);
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Rig {
         self.shard.slab[slot].state = State::Open;
         self.shard.stats.connections.add(1);
         self.shard.stats.sockets.add(1);
+        self.shard.stats.places.add(1);
         let id = self.shard.slab.id(slot);
         self.shard.context.opened(id, Encoding::PLAIN, None, None);
         (id, TcpStream::from(OwnedFd::from(far)))
