@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     };
     match invocation.action {
-        Action::Check => ExitCode::SUCCESS,
+        Action::Check => check_config(&invocation.config),
         Action::Print => print_config(&invocation.config),
         Action::Run => run(invocation.config),
     }
@@ -31,6 +31,15 @@ fn main() -> ExitCode {
 
 fn load() -> Result<Invocation, LoadError> {
     config::load(std::env::args_os(), |name| std::env::var_os(name))
+}
+
+/// What is read here is valid; a start would warn of this.
+fn check_config(config: &Config) -> ExitCode {
+    for warning in config.warnings() {
+        // Nobody may read it.
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    ExitCode::SUCCESS
 }
 
 fn print_config(config: &Config) -> ExitCode {

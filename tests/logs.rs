@@ -56,6 +56,22 @@ fn json_lines_have_stable_names() {
 }
 
 #[test]
+fn a_subscriber_without_a_place_for_its_topic_is_told_of() {
+    let server =
+        Server::start_shards(2, &["--max-topics", "2", "--log-format", "json", "--drain-window", "0"]);
+    let answers =
+        (0..12).map(|n| Upgrade::to(&format!("/sub/topic-{n}")).send(server.data).expect("no answer"));
+    // Those that were accepted keep their places.
+    let answers: Vec<_> = answers.collect();
+    let count = answers.iter().filter(|(response, _)| response.status == 503).count();
+    assert!(count > 0, "each core has one place");
+    let lines: Vec<Value> = end(server).iter().map(|line| parse(line)).collect();
+    let told =
+        lines.iter().filter(|line| line["message"] == "handshake refused" && line["reason"] == "topics");
+    assert_eq!(told.count(), count, "{lines:?}");
+}
+
+#[test]
 fn a_level_is_a_threshold() {
     for (level, refusals) in
         [("off", false), ("error", false), ("warn", false), ("info", true), ("trace", true)]

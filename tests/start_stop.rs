@@ -413,7 +413,10 @@ fn the_environment_alone_configures_a_server() {
 fn check_config_tells_good_from_bad() {
     let good = ConfigFile::new("good", "echo = true\nkeepalive = \"1m\"\n");
     let checked = Launch::new(&["--check-config", "--config", good.path()]).run_to_exit();
-    assert_eq!(checked.code(), Some(0), "{checked:?}");
+    assert_eq!((checked.code(), &checked.stderr[..]), (Some(0), ""));
+    let doubtful = Launch::new(&["--check-config", "--send-queue", "1KiB"]).run_to_exit();
+    assert_eq!(doubtful.code(), Some(0));
+    assert!(doubtful.stderr.starts_with("warning: --send-queue 1KiB is smaller"), "{doubtful:?}");
     for (name, text, words) in [
         ("unknown", "eccho = true\n", &["eccho"][..]),
         ("value", "keepalive = \"often\"\n", &["keepalive", "often"]),

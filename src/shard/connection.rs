@@ -304,6 +304,17 @@ impl Shard {
     }
 
     pub(super) fn reject(&mut self, index: u32, rejection: &Rejection) {
+        self.note_rejected(index, rejection);
+        let mut response = std::mem::take(&mut self.scratch);
+        response.clear();
+        ws::handshake::write_rejection(rejection, &mut response);
+        self.context.send_bytes(self.slab.id(index), &response, &[]);
+        self.scratch = response;
+        self.linger(index);
+    }
+
+    /// Counts a client that is refused with an answer, and logs it.
+    pub(super) fn note_rejected(&self, index: u32, rejection: &Rejection) {
         self.stats.rejected[rejection.reason.index()].add(1);
         // Nothing here is a text that the peer chose.
         tracing::info!(
@@ -314,12 +325,6 @@ impl Shard {
             detail = &*rejection.message,
             "handshake refused"
         );
-        let mut response = std::mem::take(&mut self.scratch);
-        response.clear();
-        ws::handshake::write_rejection(rejection, &mut response);
-        self.context.send_bytes(self.slab.id(index), &response, &[]);
-        self.scratch = response;
-        self.linger(index);
     }
 
     fn on_frame_bytes(&mut self, index: u32, bytes: &mut [u8]) {

@@ -95,7 +95,7 @@ impl Shard {
         self.stats.send_queue_bytes.add(outbound.queued_bytes() as u64);
         self.stats.send_queue_bytes.subtract(before as u64);
         slot.sealed = true;
-        self.stats.rejected[rejection.reason.index()].add(1);
+        self.note_rejected(index, &rejection);
         let reason = CloseReason { code: 1006, text: String::new(), cause: CloseCause::Overloaded };
         self.end_session(index, &reason);
         self.send_queued(index);
