@@ -132,7 +132,8 @@ pub fn is_sendable(code: CloseCode) -> bool {
 
 /// Reads the unmasked payload of a close frame. An empty payload is `Ok(None)`.
 ///
-/// Errors: one byte ([`ProtocolError::CloseTooShort`]), a code that must not be on the wire
+/// # Errors
+/// One byte ([`ProtocolError::CloseTooShort`]), a code that must not be on the wire
 /// ([`ProtocolError::CloseCodeInvalid`]), a reason that is not UTF-8
 /// ([`ProtocolError::CloseReasonNotUtf8`]).
 pub fn parse(payload: &[u8]) -> Result<Option<CloseFrame<'_>>, ProtocolError> {

@@ -43,7 +43,9 @@ impl Inflater {
 
     /// Inflates one message, given its payload as received (without the tail).
     ///
-    /// Stored blocks, final blocks and a payload of no bytes (an empty message) are understood. Errors:
+    /// Stored blocks, final blocks and a payload of no bytes (an empty message) are understood.
+    ///
+    /// # Errors
     /// [`ProtocolError::MessageTooBig`] once the output exceeds `max_message_bytes`,
     /// [`ProtocolError::DeflateInvalid`] if the payload is not a series of whole blocks.
     pub fn inflate(&mut self, payload: &[u8], max_message_bytes: usize) -> Result<&[u8], ProtocolError> {
@@ -133,6 +135,9 @@ impl Deflater {
     ///
     /// The result may be larger than `message`, by few bytes. Cannot fail: the state is fresh, and the message is
     /// only data to it.
+    ///
+    /// # Panics
+    /// Where the compressor breaks that promise: its own fault, whatever the message.
     pub fn deflate(&mut self, message: &[u8], out: &mut Vec<u8>) {
         self.state.reset();
         let start = out.len();

@@ -42,8 +42,10 @@ impl Negotiated {
 /// Accepts the first offer of permessage-deflate that can be served, over all header lines.
 ///
 /// An offer with an unknown, doubled or invalid parameter, or with a server window of 8, is declined (RFC
-/// 7692 7.1.4), and so are other extensions. `Ok(None)`: nothing is accepted. Error: 400 for a header
-/// that breaks the grammar (RFC 6455 9.1).
+/// 7692 7.1.4), and so are other extensions. `Ok(None)`: nothing is accepted.
+///
+/// # Errors
+/// 400 for a header that breaks the grammar (RFC 6455 9.1).
 pub fn negotiate(request: &Request) -> Result<Option<Negotiated>, Rejection> {
     let mut accepted = None;
     for line in request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS) {

@@ -134,11 +134,14 @@ impl ClientHeader {
     /// Reads a header from the front of `bytes`. `Ok(None)`: more bytes are needed.
     ///
     /// `compression` tells whether permessage-deflate was negotiated, so that RSV1 may be set on the
-    /// first frame of a message. Errors are reported as soon as the bytes at hand show them.
+    /// first frame of a message.
     ///
     /// tungstenite's `FrameHeader::parse` is not used because it checks neither mask, control size, nor
     /// minimal length, and takes several times as long (`bench/codec.rs`, "header in"); tests compare the
     /// two. Inlined, since the result would be returned through memory in unaligned pieces.
+    ///
+    /// # Errors
+    /// What is wrong with a header by itself ([`ProtocolError`]), as soon as the bytes at hand show it.
     #[inline(always)]
     pub fn parse(bytes: &[u8], compression: bool) -> Result<Option<Self>, ProtocolError> {
         let Some(&first) = bytes.first() else {

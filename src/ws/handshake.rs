@@ -40,7 +40,8 @@ pub struct WebSocketKey([u8; KEY_BYTES]);
 
 /// Checks that the request is an upgrade to WebSocket as RFC 6455 4.2.1 wants it, and gives its key.
 ///
-/// Errors: 400 for a bad `Host`, a body, half an upgrade and a bad key; 426 for a request without
+/// # Errors
+/// 400 for a bad `Host`, a body, half an upgrade and a bad key; 426 for a request without
 /// upgrade and for another version of the protocol.
 pub fn check_upgrade(request: &Request) -> Result<WebSocketKey, Rejection> {
     let headers = UpgradeHeaders::of(request.headers());
@@ -68,8 +69,10 @@ pub fn check_upgrade(request: &Request) -> Result<WebSocketKey, Rejection> {
 
 /// Appends the 101 response to `out`.
 ///
-/// `extensions` is the value of `Sec-WebSocket-Extensions`; `more` are further headers. Error: 500 if a value of
-/// ours cannot be sent; `out` is as before then.
+/// `extensions` is the value of `Sec-WebSocket-Extensions`; `more` are further headers.
+///
+/// # Errors
+/// 500 if a value of ours cannot be sent; `out` is as before then.
 pub fn write_acceptance(
     key: WebSocketKey,
     subprotocol: Option<&str>,

@@ -195,7 +195,8 @@ impl Session {
     /// frees what the last event borrowed. `inflater` is given if, and only if, permessage-deflate was
     /// negotiated. Input is unmasked in place, so its bytes are not what they were afterwards.
     ///
-    /// Errors are the peer's ([`ProtocolError`]) and end the connection.
+    /// # Errors
+    /// They are the peer's ([`ProtocolError`]) and end the connection.
     #[inline]
     pub fn next_event<'s, 'i: 's>(
         &'s mut self,

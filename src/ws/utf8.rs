@@ -8,7 +8,10 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidUtf8;
 
-/// The whole of `bytes` as text. Fails with [`InvalidUtf8`] if it is not UTF-8.
+/// The whole of `bytes` as text.
+///
+/// # Errors
+/// [`InvalidUtf8`] if it is not UTF-8.
 pub fn check(bytes: &[u8]) -> Result<&str, InvalidUtf8> {
     simdutf8::basic::from_utf8(bytes).map_err(|_| InvalidUtf8)
 }
@@ -34,8 +37,8 @@ impl Utf8Stream {
 
     /// Takes the next piece and hands the text it completes to `sink`, in order, in one to five parts.
     ///
-    /// Fails at the first byte that cannot continue valid UTF-8. After an error the stream must not be
-    /// used again.
+    /// # Errors
+    /// At the first byte that cannot continue valid UTF-8. After an error the stream must not be used again.
     pub fn feed(&mut self, piece: &[u8], mut sink: impl FnMut(&str)) -> Result<(), InvalidUtf8> {
         let mut rest = piece;
         while !self.is_complete() {

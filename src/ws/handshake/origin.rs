@@ -57,6 +57,9 @@ impl OriginPolicy {
     }
 
     /// The policy for the values of `--allowed-origin`: none is the same host, `*` among them is any.
+    ///
+    /// # Errors
+    /// The first value that is neither `*`, `null`, an origin nor a host.
     pub fn parse(values: &[String]) -> Result<Self, InvalidOrigin> {
         let is_wrong = |value: &&String| *value != "*" && Pattern::parse(value).is_none();
         if let Some(wrong) = values.iter().find(is_wrong) {
@@ -72,7 +75,9 @@ impl OriginPolicy {
     /// Passes a request that has no origin or an allowed one.
     ///
     /// Schemes and hosts are compared without regard to case, ports with the scheme's default filled in.
-    /// Errors: 403 for an origin that is not allowed, 400 for several.
+    ///
+    /// # Errors
+    /// 403 for an origin that is not allowed, 400 for several.
     pub fn check(&self, request: &Request) -> Result<(), Rejection> {
         let Some(value) = only(request.headers(), ORIGIN)? else {
             return Ok(());

@@ -7,13 +7,19 @@ use super::{Rejection, Request};
 /// The segments of the path, percent-decoded: `/sub/a%2Cb` gives `sub` and `a,b`.
 ///
 /// The leading slash is no segment; a trailing one, and a doubled one, give an empty segment. Works for
-/// origin-form and absolute-form targets. Error: 400 as for [`percent_decode`].
+/// origin-form and absolute-form targets.
+///
+/// # Errors
+/// 400 as for [`percent_decode`].
 pub fn path_segments(request: &Request) -> Result<Vec<Cow<'_, str>>, Rejection> {
     let path = request.uri().path();
     path.strip_prefix('/').unwrap_or(path).split('/').map(percent_decode).collect()
 }
 
-/// Decodes `%XX` (RFC 3986 2.1). Error: 400 for a `%` without two hex digits, and for bytes that are not UTF-8.
+/// Decodes `%XX` (RFC 3986 2.1).
+///
+/// # Errors
+/// 400 for a `%` without two hex digits, and for bytes that are not UTF-8.
 pub fn percent_decode(text: &str) -> Result<Cow<'_, str>, Rejection> {
     if !text.contains('%') {
         return Ok(Cow::Borrowed(text));

@@ -11,9 +11,12 @@ const MAX_METHOD_BYTES: usize = 32;
 /// Finds and parses one request head at the front of `bytes`.
 ///
 /// `Ok(None)`: more bytes are needed. The number is the bytes of the head; what follows are the client's
-/// first frames. Errors: 431 once the head is known to exceed `max_handshake_bytes` or to have more than
-/// 124 headers, 405 for a method other than GET, 426 for HTTP/1.0 (which cannot upgrade: RFC 9110 7.8),
-/// 505 for another version, 400 for anything that is not HTTP, as early as the bytes show it.
+/// first frames.
+///
+/// # Errors
+/// 431 once the head is known to exceed `max_handshake_bytes` or to have more than 124 headers, 405 for a
+/// method other than GET, 426 for HTTP/1.0 (which cannot upgrade: RFC 9110 7.8), 505 for another version, 400
+/// for anything that is not HTTP, as early as the bytes show it.
 pub fn parse(bytes: &[u8], max_handshake_bytes: usize) -> Result<Option<(Request, usize)>, Rejection> {
     parse_more(bytes, 0, max_handshake_bytes)
 }
@@ -21,6 +24,9 @@ pub fn parse(bytes: &[u8], max_handshake_bytes: usize) -> Result<Option<(Request
 /// [`parse`], told that it has answered `Ok(None)` to the first `seen_bytes` of `bytes` before.
 ///
 /// A head that comes byte by byte is then searched for its end once, not once per byte.
+///
+/// # Errors
+/// Those of [`parse`].
 pub fn parse_more(
     bytes: &[u8],
     seen_bytes: usize,

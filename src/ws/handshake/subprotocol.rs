@@ -9,7 +9,9 @@ use super::{Rejection, Request, is_token_byte, tokens};
 ///
 /// `Ok(None)`: none is used. With `strict`, a client that offers subprotocols must offer one of ours, even
 /// if there are none of ours; a client that offers none passes. Names are compared byte by byte.
-/// Errors: 400 for an offer that is not a list of tokens, and for a strict mismatch.
+///
+/// # Errors
+/// 400 for an offer that is not a list of tokens, and for a strict mismatch.
 pub fn select_subprotocol<'a>(
     request: &Request,
     supported: &'a [String],
