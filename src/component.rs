@@ -278,7 +278,8 @@ pub trait Component: 'static {
     }
 
     /// A publish reached nobody, because the shards could not take more or there was no room for its topic: one by
-    /// [`Core::publish`], or by [`Connection::publish`] of a connection that could not be closed for it any more.
+    /// [`Core::publish`], or by [`Connection::publish`] of a connection that could not be closed for it any more. Who
+    /// publishes again at once, and finds no room for the topic again, keeps the core busy with that.
     fn on_refused(&mut self, core: &Core, topic: &TopicName) {
         if let Some(inner) = self.inner() {
             inner.on_refused(core, topic);

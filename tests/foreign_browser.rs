@@ -79,7 +79,7 @@ fn a_page_sees_sub_protocols_close_codes_and_reasons() {
          }};",
         server.data
     ));
-    assert_eq!(seen["chosen"], json!(["first", "second", ""]), "{seen}");
+    assert_eq!(seen["chosen"], json!(["second", "second", ""]), "{seen}");
     assert_eq!(seen["ours"], json!([4321, "", true]), "{seen}");
     for (name, code) in [("tooLarge", 1009), ("dataOnSub", 1008)] {
         let [seen_code, reason, clean] = [&seen[name][0], &seen[name][1], &seen[name][2]];

@@ -75,7 +75,7 @@ fn ws_gets_the_window_it_wishes() {
 fn ws_is_told_the_chosen_sub_protocol() {
     let flags = ["--echo", "--subprotocol", "first", "--subprotocol", "second"];
     let Some(seen) = play("subprotocol", &flags) else { return };
-    assert_eq!(seen, json!({ "chosen": "first", "close": [1005, ""], "refused": 400 }));
+    assert_eq!(seen, json!({ "chosen": "second", "close": [1005, ""], "refused": 400 }));
 }
 
 #[test]

@@ -105,6 +105,7 @@ impl Shard {
         let talks = slot.heard && slot.state == State::Open;
         let more = match self.put_off.remove(&index) {
             Some(mut bytes) => {
+                self.slab[index].heard = true;
                 self.on_bytes(index, &mut bytes);
                 true
             }

@@ -214,8 +214,9 @@ impl Shard {
             self.stats.subscriptions_refused.set(self.context.refused_subscriptions());
         }
         // A flush on the way may have collected what this pass came too late for.
-        let left =
-            !self.completions.events.is_empty() || !self.overflowed.is_empty() || !self.refused.is_empty();
+        let left = !self.completions.events.is_empty() || !self.overflowed.is_empty();
+        // And what ended with it has owners to be told of.
+        let left = left || self.local.has_changed() || !self.refused.is_empty();
         let left = left || self.catch_ups.is_ready() || !self.unread.is_empty();
         let left = left || self.local.has_dirty();
         Ok(if left || self.context.mark() > 0 {

@@ -128,8 +128,8 @@ const TURN_QUEUED_BYTES: usize = 2 * APPLY_AT_BYTES;
 /// How long a connection that has queued its close frame, or its refusal, has for that to go out and for the peer to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections above a limit that are kept just long enough to be refused with 503; more are cut at once. Over the
-/// limit of the process they are counted over all shards, else on each. So many of all shards take no place of others.
+/// Connections above a limit that are kept just long enough to be refused with 503; more on a shard are cut at once, and so
+/// is everybody while so many sockets are open beyond the limit of the process.
 pub const REFUSAL_RESERVE: u64 = 32;
 
 struct Listening {

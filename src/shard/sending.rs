@@ -82,9 +82,10 @@ impl Shard {
         outbound.is_some_and(|outbound| outbound.is_over(bytes, self.settings.send_queue_bytes))
     }
 
-    /// Queues frames for one connection that together are over the limit: control frames beyond it, and messages as
-    /// long as there is room.
+    /// Queues frames for one connection that together are over the limit: control frames beyond it, and messages until
+    /// there is no room for one.
     fn enqueue_apart(&mut self, index: u32, mut frames: &[u8]) {
+        let mut is_full = false;
         while let Some((opcode, length)) = ServerHeader::first_of(frames) {
             let (frame, rest) = frames.split_at(length.min(frames.len()));
             frames = rest;
@@ -93,10 +94,13 @@ impl Shard {
                 continue;
             }
             let piece = Piece::Bytes(frame.into());
-            if self.is_over(index, frame.len()) && !self.make_room(index, &piece, frame.len()) {
+            is_full |= self.is_over(index, frame.len()) && !self.make_room(index, &piece, frame.len());
+            if self.slab[index].sealed {
                 return;
             }
-            self.queue(index, piece, 0);
+            if !is_full {
+                self.queue(index, piece, 0);
+            }
         }
     }
 
@@ -291,5 +295,26 @@ impl Shard {
                 self.kill(id.slot, CloseCause::Transport);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::shard::outbound::Piece;
+    use crate::shard::test_rig::{Rig, received};
+
+    #[test]
+    fn a_close_frame_behind_a_message_without_room_is_not_lost() {
+        let mut rig = Rig::new(|config: &mut Config| config.send_queue_bytes = 2000);
+        let (id, mut client) = rig.connect();
+        rig.shard.queue(id.slot, Piece::Bytes([&[0x82, 126, 7, 0xD0][..], &[0; 2000]].concat().into()), 0);
+        let full = [&[0x82, 100][..], &[1; 100]].concat();
+        let close = [0x88, 2, 3, 232];
+        rig.shard.slab[id.slot].state = crate::shard::slab::State::Finishing;
+        rig.shard.enqueue(id.slot, Piece::Bytes([&full[..], &close].concat().into()), 0);
+        rig.shard.send_queued(id.slot);
+        let got = received(&mut client);
+        assert_eq!((got.len(), &got[got.len() - 4..]), (2004 + 4, &close[..]));
     }
 }

@@ -308,6 +308,10 @@ impl LocalTopics {
 
     /// Takes a topic whose number of subscribers has changed, and forgets it when there are none left; with what the
     /// owner is to be told. A topic without subscribers must have no pending messages.
+    pub(super) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     pub(super) fn next_changed(&mut self) -> Option<Option<Report>> {
         let topic = self.changed.pop()?;
         let report = self.report(topic);
