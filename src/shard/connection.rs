@@ -103,7 +103,8 @@ impl Shard {
         let slot = &self.slab[index];
         let id = self.slab.id(index);
         let talks = slot.heard && slot.state == State::Open;
-        let more = match self.put_off.remove(&index) {
+        let put_off = if self.put_off.is_empty() { None } else { self.put_off.remove(&index) };
+        let more = match put_off {
             Some(mut bytes) => {
                 self.slab[index].heard = true;
                 self.on_bytes(index, &mut bytes);
