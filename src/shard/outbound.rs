@@ -267,6 +267,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         near.set_nonblocking(true).unwrap();
+        SockRef::from(&near).set_send_buffer_size(256 * 1024).unwrap();
         (near, listener.accept().unwrap().0)
     }
 
@@ -287,17 +288,16 @@ mod tests {
             }
         }
         assert_eq!(outbound.queued_bytes(), expected.len());
+        // Before anybody reads: a reader that is quick enough would never let the socket fill.
+        assert_eq!(outbound.send(&near).unwrap(), Progress::Blocked, "the test must meet a full socket");
         let reader = std::thread::spawn(move || {
             let mut received = Vec::new();
             far.read_to_end(&mut received).unwrap();
             received
         });
-        let mut blocked = 0;
         while outbound.send(&near).unwrap() == Progress::Blocked {
-            blocked += 1;
             std::thread::yield_now();
         }
-        assert!(blocked > 0, "the test must meet a full socket");
         assert_eq!(outbound.queued_bytes(), 0);
         drop(near);
         assert_eq!(reader.join().unwrap(), expected);
