@@ -7,7 +7,6 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use corecast::decorators::IpDenyList;
-use corecast::ws::RejectReason;
 use corecast::{
     AddressRules, App, CloseReason, Component, Config, Connection, Message, Outcome, PathParameters,
     Rejection, Request, SubProtocol, SubscriptionLimit, TopicError, TopicName, WsServer,
@@ -179,27 +178,19 @@ impl Component for PublishSubscribe {
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     sub_protocols: Vec<String>,
-    allowed: bool,
 }
 
 impl Echo {
-    /// Speaks these sub-protocols; answers every request with 404 unless it is `allowed`.
+    /// Speaks these sub-protocols.
     #[must_use]
-    pub(crate) fn new(sub_protocols: Vec<String>, allowed: bool) -> Self {
-        Self { sub_protocols, allowed }
+    pub(crate) fn new(sub_protocols: Vec<String>) -> Self {
+        Self { sub_protocols }
     }
 }
 
 impl Component for Echo {
     fn sub_protocols(&mut self) -> Vec<String> {
         self.sub_protocols.clone()
-    }
-
-    fn on_request(&mut self, _request: &Request) -> Result<(), Rejection> {
-        match self.allowed {
-            true => Ok(()),
-            false => Err(Rejection::new(RejectReason::NotFound, "no such path: --echo would add it")),
-        }
     }
 
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
@@ -226,13 +217,15 @@ pub(crate) fn app(config: Config, denied: &AddressRules) -> App {
     let publish = WsServer::new(move || {
         IpDenyList::new(PublishSubscribe::new(publish.clone(), client_publish), rules.clone())
     });
-    let rules = denied.clone();
-    let echo = WsServer::new(move || IpDenyList::new(Echo::new(echoed.clone(), echo), rules.clone()));
-    App::from_config(config)
+    let app = App::from_config(config)
         .route(SUBSCRIBE_PATH, server(subscribe))
         .configured_origins()
         .route(PUBLISH_PATH, server(publish))
-        .configured_origins()
-        .route(ECHO_PATH, server(echo))
-        .configured_origins()
+        .configured_origins();
+    if !echo {
+        return app;
+    }
+    let rules = denied.clone();
+    let echo = WsServer::new(move || IpDenyList::new(Echo::new(echoed.clone()), rules.clone()));
+    app.route(ECHO_PATH, server(echo)).configured_origins()
 }

@@ -65,7 +65,10 @@ fn a_wrong_request_gets_its_status_and_the_connection_ends() {
         (404, Upgrade::to("/nowhere")),
         (404, Upgrade::to("/sub")),
         (404, Upgrade::to("/subs/a")),
-        (404, Upgrade::to("/echo")),     // without --echo
+        (404, Upgrade::to("/echo")), // without --echo, whatever else is wrong
+        (404, Upgrade::to("/echo").without("Upgrade").without("Connection")),
+        (404, Upgrade::to("/echo").with("Origin", "http://elsewhere.example")),
+        (404, Upgrade::to("/echo").with("Sec-WebSocket-Protocol", "unknown")),
         (403, Upgrade::to("/pubsub/a")), // without --client-publish
         (405, sub().request_line("POST /sub/a HTTP/1.1")),
         (405, sub().request_line("HEAD /sub/a HTTP/1.1")),
@@ -104,7 +107,6 @@ fn a_wrong_request_gets_its_status_and_the_connection_ends() {
 fn a_refusal_says_what_would_help() {
     let server = Server::start(&[]);
     for (upgrade, help) in [
-        (Upgrade::to("/echo"), "--echo"),
         (Upgrade::to("/pubsub/a"), "--client-publish"),
         (Upgrade::to("/sub/a").header("Origin", "http://elsewhere.example"), "--allowed-origin"),
         (Upgrade::to("/pub/a").request_line("POST /pub/a HTTP/1.1"), "control port"),

@@ -63,6 +63,7 @@ impl Shard {
         let bytes = piece.len() - sent;
         if self.is_over(index, bytes) {
             if let Piece::Bytes(frames) = &piece {
+                debug_assert_eq!(sent, 0, "only a first piece may have begun, and the first has room");
                 return self.enqueue_apart(index, frames);
             }
             if !self.make_room(index, &piece, bytes) {
