@@ -86,6 +86,27 @@ pub(super) enum Payload {
     Broadcast(Broadcast),
 }
 
+/// A payload that a batch holds, and where its bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    payload: u32,
+    /// Number of the batch, in which alone the bytes are sure to be there.
+    batch: u32,
+    bytes: *const [u8],
+}
+
+impl Held {
+    /// The payload's number in the batch.
+    pub(super) fn payload(&self) -> u32 {
+        self.payload
+    }
+
+    /// Bytes of the payload.
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 /// The sends of one pass.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -122,16 +143,16 @@ impl Batch {
         !self.arena.is_empty()
     }
 
-    /// Takes over a payload and gives its number.
-    pub(super) fn hold(&mut self, payload: Payload) -> u32 {
+    /// Takes over a payload until the next release.
+    #[inline]
+    pub(super) fn hold(&mut self, payload: Payload) -> Held {
+        let bytes: *const [u8] = match &payload {
+            Payload::Direct(span) => self.arena.bytes(*span),
+            Payload::Shared(bytes) => &**bytes,
+            Payload::Broadcast(broadcast) => broadcast.bytes(),
+        };
         self.payloads.push(payload);
-        (self.payloads.len() - 1) as u32
-    }
-
-    /// Takes a payload out, to hold it in the next batch. Nothing staged may refer to it any more.
-    pub(super) fn take(&mut self, payload: u32) -> Payload {
-        // An empty span stands in: its number stays taken until the release that is about to follow.
-        std::mem::replace(&mut self.payloads[payload as usize], Payload::Direct(Span::default()))
+        Held { payload: (self.payloads.len() - 1) as u32, batch: self.number, bytes }
     }
 
     /// A payload by number.
@@ -150,17 +171,17 @@ impl Batch {
     }
 
     /// Stages a send of a whole payload.
-    pub(super) fn stage(&mut self, ring: &mut Ring, slot: u32, payload: u32, socket: BorrowedFd<'_>) {
-        let bytes: *const [u8] = match &self.payloads[payload as usize] {
-            Payload::Direct(span) => self.arena.bytes(*span),
-            Payload::Shared(bytes) => &**bytes,
-            Payload::Broadcast(broadcast) => broadcast.bytes(),
-        };
+    ///
+    /// # Panics
+    /// When the payload is held by another batch.
+    #[inline]
+    pub(super) fn stage(&mut self, ring: &mut Ring, slot: u32, held: &Held, socket: BorrowedFd<'_>) {
+        assert_eq!(held.batch, self.number, "a payload is staged in the batch that holds it");
         self.staged = true;
-        // SAFETY: the bytes lie on the heap, in a block of the held arena, a shared slice, a frame or a joined buffer. None of
-        // these is changed or dropped before `submitted` has insisted that nothing is staged any more; moving
-        // the payload or the arena does not move them.
-        unsafe { ring.stage_send(slot, payload, socket.as_raw_fd(), bytes) }
+        // SAFETY: the bytes lie on the heap, in a block of the held arena, a shared slice, a frame or a joined buffer. The
+        // batch has held them since it made `held`, and none of these is changed or dropped before `submitted` has
+        // insisted that nothing is staged any more; moving the payload or the arena does not move them.
+        unsafe { ring.stage_send(slot, held.payload, socket.as_raw_fd(), held.bytes) }
     }
 
     /// Notes that the kernel has taken all sends. The payloads stay, for those that it took in part only.
@@ -178,17 +199,33 @@ impl Batch {
     /// # Panics
     /// When sends are staged that may refer to the payloads.
     pub(super) fn release(&mut self) {
+        self.release_all_but([]);
+    }
+
+    /// As [`Batch::release`], but the next batch goes on to hold those payloads.
+    ///
+    /// # Panics
+    /// When sends are staged that may refer to the payloads.
+    pub(super) fn release_all_but<'a>(&mut self, kept: impl IntoIterator<Item = &'a mut Held>) {
         assert!(!self.staged, "a batch is released only after it was submitted");
-        self.payloads.clear();
+        let mut payloads = std::mem::take(&mut self.payloads);
         self.number = self.number.wrapping_add(1);
+        for held in kept {
+            let stand_in = Payload::Direct(Span::default());
+            *held = self.hold(std::mem::replace(&mut payloads[held.payload as usize], stand_in));
+        }
+        if self.payloads.is_empty() {
+            payloads.clear();
+            self.payloads = payloads;
+        }
     }
 
     /// Lets go of the arena's bytes.
     ///
     /// # Panics
-    /// When sends are staged that may refer to them.
+    /// When payloads are held that may refer to them.
     pub(super) fn clear_arena(&mut self) {
-        assert!(!self.staged, "the arena is cleared only between batches");
+        assert!(!self.staged && self.payloads.is_empty(), "the arena is cleared only between batches");
         self.arena.clear();
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::batch::{Broadcast, Payload};
+use super::batch::{Broadcast, Held, Payload};
 use super::outbound::Piece;
 use super::shared_pages::{Place, SharedPages};
 use super::slab::{Slot, State};
@@ -29,10 +29,8 @@ const SWEEP_BYTES: usize = 64 * 1024;
 
 /// One encoding of a broadcast that is under way.
 #[derive(Clone, Copy)]
-struct Held {
-    /// Its number in the batch.
-    payload: u32,
-    length: usize,
+struct Encoded {
+    held: Held,
     /// Where it lies, if it goes out from shared pages.
     place: Option<Place>,
 }
@@ -168,37 +166,36 @@ impl Shard {
     /// Stages one send per subscriber with all the frames of a group.
     fn broadcast(&mut self, topic: u64, group: &[Arc<Frame>], subscribers: &[u32]) {
         // One payload per encoding in use, held when the first subscriber of that encoding comes.
-        let mut payloads = [None; Encoding::COUNT];
+        let mut encodings = [None; Encoding::COUNT];
         let (mut bytes, mut served) = (0, 0);
         for &index in subscribers {
             if self.ring.room() == 0 || self.is_staged(index) {
-                self.flush_and_hold_again(&mut payloads);
+                self.flush_and_hold_again(&mut encodings);
             }
             let slot = &mut self.slab[index];
             if slot.state != State::Open || slot.excluded {
                 continue;
             }
             let encoding = slot.form();
-            let Held { payload, length, place } = *payloads[encoding.index()].get_or_insert_with(|| {
+            let Encoded { held, place } = encodings[encoding.index()].get_or_insert_with(|| {
                 let broadcast = Broadcast::new(topic, group.to_vec(), encoding);
-                let length = broadcast.bytes().len();
-                let is_large = SharedPages::serves(length, subscribers.len());
+                let is_large = SharedPages::serves(broadcast.bytes().len(), subscribers.len());
                 let place = if is_large { self.pages.hold(broadcast.bytes()) } else { None };
-                Held { payload: self.batch.hold(Payload::Broadcast(broadcast)), length, place }
+                Encoded { held: self.batch.hold(Payload::Broadcast(broadcast)), place }
             });
-            bytes += length;
+            bytes += held.length();
             served += 1;
             if slot.outbound.is_some() {
-                self.enqueue_broadcast(index, payload, 0);
+                self.enqueue_broadcast(index, held.payload(), 0);
                 continue;
             }
             if let Some(place) = place {
-                self.send_from_pages(index, payload, place);
+                self.send_from_pages(index, held.payload(), *place);
                 continue;
             }
             slot.staged_in = self.batch.number();
             if let Some(socket) = slot.descriptor() {
-                self.batch.stage(&mut self.ring, index, payload, socket);
+                self.batch.stage(&mut self.ring, index, held, socket);
             }
         }
         self.pages.release();
@@ -244,15 +241,10 @@ impl Shard {
     }
 
     /// As [`Shard::flush_batch`], in the middle of a broadcast: its payloads go on to the next batch.
-    fn flush_and_hold_again(&mut self, payloads: &mut [Option<Held>]) {
+    fn flush_and_hold_again(&mut self, encodings: &mut [Option<Encoded>]) {
         self.submit();
         self.queue_short_sends();
-        let numbers = payloads.iter().flatten().map(|held| held.payload);
-        let kept: Vec<Payload> = numbers.map(|number| self.batch.take(number)).collect();
-        self.batch.release();
-        for (held, payload) in payloads.iter_mut().flatten().zip(kept) {
-            held.payload = self.batch.hold(payload);
-        }
+        self.batch.release_all_but(encodings.iter_mut().flatten().map(|encoded| &mut encoded.held));
     }
 
     /// Notes the fan-out time of the frames that are out, once the last shard has flushed each.

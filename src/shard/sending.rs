@@ -44,8 +44,8 @@ impl Shard {
         let slot = &mut self.slab[id.slot];
         slot.staged_in = self.batch.number();
         if let Some(socket) = slot.descriptor() {
-            let payload = self.batch.hold(payload);
-            self.batch.stage(&mut self.ring, id.slot, payload, socket);
+            let held = self.batch.hold(payload);
+            self.batch.stage(&mut self.ring, id.slot, &held, socket);
         }
     }
 
