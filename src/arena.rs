@@ -68,8 +68,8 @@ impl Arena {
         block.extend_from_slice(head);
         block.extend_from_slice(tail);
         self.length += length;
-        let small = |number: usize| u32::try_from(number).expect("arenas hold less than 4 GiB in a block");
-        Span { block: small(self.current), start: small(start), length: small(length) }
+        assert!(block.len() <= u32::MAX as usize, "a block holds less than 4 GiB");
+        Span { block: self.current as u32, start: start as u32, length: length as u32 }
     }
 
     /// The bytes of a span that this arena gave out since it was last cleared.

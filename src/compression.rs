@@ -123,6 +123,7 @@ impl Compressors {
 
     /// The header and payload of a compressed message; `None` where the plain one is as good: below the minimum,
     /// or when compression makes it no smaller.
+    #[inline]
     pub fn compress(
         &mut self,
         encoding: Encoding,
@@ -132,6 +133,15 @@ impl Compressors {
         if !encoding.is_compressed() || payload.len() < self.min_bytes || payload.is_empty() {
             return None;
         }
+        self.deflate(encoding, kind, payload)
+    }
+
+    fn deflate(
+        &mut self,
+        encoding: Encoding,
+        kind: MessageKind,
+        payload: &[u8],
+    ) -> Option<(ServerHeader, &[u8])> {
         let deflater = self.deflaters[encoding.index() - 1]
             .get_or_insert_with(|| Box::new(Deflater::new(encoding.window_bits())));
         self.payload.clear();

@@ -14,13 +14,15 @@
 //! 3. A socket is closed only when the kernel has no watch on it and no send to it is staged, so that a new
 //!    connection of the same descriptor number can get nothing that was meant for the old one.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use http::HeaderMap;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::admission::{Preface, RETRY_AFTER_SECONDS};
 use super::listener::Sharing;
@@ -139,8 +141,9 @@ impl Shard {
     fn read(&mut self, index: u32, until_end: bool) -> bool {
         let mut buffer = std::mem::take(&mut self.receive_buffer);
         let slot = &mut self.slab[index];
-        let result = match &slot.socket {
-            Some(socket) => { socket }.read(&mut buffer),
+        // Not by the C library, whose wrapper makes each call a point at which the thread may be cancelled.
+        let result = match slot.descriptor() {
+            Some(socket) => recv(socket, &mut buffer[..], RecvFlags::empty()).map(|(length, _)| length),
             None => Ok(0),
         };
         let mut more = false;
@@ -151,8 +154,8 @@ impl Shard {
                 more = length == buffer.len() || until_end;
                 self.on_bytes(index, &mut buffer[..length]);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => more = true,
+            Err(Errno::WOULDBLOCK) => {}
+            Err(Errno::INTR) => more = true,
             Err(_) => self.kill(index, CloseCause::Transport),
         }
         self.receive_buffer = buffer;

@@ -205,6 +205,9 @@ impl Session {
         inflater: Option<&'s mut Inflater>,
     ) -> Result<Option<Event<'s>>, ProtocolError> {
         self.free_delivered();
+        if input.is_empty() {
+            return Ok(None);
+        }
         // The common case is inlined into the caller: returning the event through memory costs more than
         // all of its work for a short message.
         if self.partial.is_none() && limits.takes_messages {
