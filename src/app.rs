@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::config::{Config, ControlAddress, KEEPALIVE_MILLIS};
-use crate::control::Reload;
+use crate::control::{Publisher, Reload};
 use crate::path_pattern::PathPattern;
 use crate::routes::MAX_ROUTES;
 use crate::server::{RunningServer, StartError, Surroundings, launch};
@@ -169,6 +169,13 @@ impl App {
         self.with_fault(fault)
     }
 
+    /// A handle that publishes from any thread, once the server runs: to be taken before [`App::run`], which
+    /// returns at the server's end only.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.surroundings.publisher.clone()
+    }
+
     /// Serves until SIGTERM, SIGINT or a [`crate::ControlHandle`] ends it.
     ///
     /// # Errors
@@ -200,6 +207,7 @@ impl App {
             let range = Duration::from_millis(least)..=Duration::from_millis(most);
             !keep_alive.is_zero() && !range.contains(&keep_alive)
         };
+        let publisher = self.publisher();
         let fault = match self.fault {
             None if self.routes.is_empty() => Some("the app has no route".to_owned()),
             None if self.routes.len() > MAX_ROUTES => Some(format!("more than {MAX_ROUTES} routes")),
@@ -209,10 +217,11 @@ impl App {
             }),
             fault => fault,
         };
-        match fault {
+        let started = match fault {
             Some(fault) => Err(StartError::Route(fault)),
             None => launch(self.config, self.routes, Surroundings { for_process, ..self.surroundings }),
-        }
+        };
+        started.inspect_err(|_| publisher.give_up())
     }
 
     /// Notes what is wrong, unless something else was before.
@@ -278,6 +287,12 @@ impl Server {
     /// list, pages of the host that the request is for.
     pub fn allowed_origins<O: Into<String>>(self, origins: impl IntoIterator<Item = O>) -> Self {
         Self { origins: origins.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// A handle that publishes from any thread, once the server runs.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.app.publisher()
     }
 
     /// Serves until SIGTERM, SIGINT or a [`crate::ControlHandle`] ends it. The factory makes one component per core.

@@ -45,6 +45,8 @@
 //!   [`decorators::RateLimit`]. [`Component::inner`] shows how to write one.
 //! - [`Connection::spawn`] and [`Core`]: futures, timers, blocking work, and messages to the instances of your
 //!   component on the other cores.
+//! - [`Publisher`]: publishes from any thread of your program, such as one that listens to a database or a message
+//!   queue. [`App::publisher`] and [`RunningServer::publisher`] have it, with or without a control port.
 //!
 //! What a callback asks for is queued and carried out after it has returned, so nothing ever re-enters your code.
 //! A panic or an `Err` in a callback costs that connection and nothing else.
@@ -67,13 +69,14 @@
 //! | `OriginCheck`, `IpBlackList` | [`decorators::OriginCheck`], [`decorators::IpDenyList`] |
 //! | `Topic::broadcast($msg, $exclude)` | [`Connection::publish`], [`Connection::publish_to_others`] |
 //! | `$loop->addPeriodicTimer(…)` | [`Core::spawn`] and [`Core::sleep`] |
+//! | pushes from elsewhere, by a `$pull` socket of ZeroMQ on the loop | [`Publisher`], from a thread that receives them |
 //!
 //! # Architecture
 //!
 //! Each CPU core runs one *shard*: a pinned [glommio](https://docs.rs/glommio) executor with its own listeners
 //! (SO_REUSEPORT), connections, topics, keep-alive wheel and io_uring. Nothing is shared between shards, and
 //! nothing is locked: owned messages cross in single-producer single-consumer rings. A *control thread* does
-//! everything that is not the hot path: HTTP publish, metrics, health, signals.
+//! everything that is not the hot path: publishes by HTTP and of other threads, metrics, health, signals.
 //!
 //! Every topic has one *owner* shard. A publish goes there, gets its place in the topic's order, is encoded
 //! once and handed to each shard that has subscribers; each serves them part by part, takes in what arrives in between,
@@ -86,7 +89,7 @@
 //! | `app`, `ws_server`, `server` | a server put together from the parts below | start |
 //! | `component`, [`decorators`], `routes` | what users write, and which path it serves | its shard |
 //! | `shard` | connections, topics, fan-out of one core | its shard |
-//! | `control` | HTTP API, metrics, signals | the control thread |
+//! | `control` | HTTP API, publishes of other threads, metrics, signals | the control thread |
 //! | [`ws`] | the protocol, without sockets, clocks or a runtime | anywhere |
 //! | `service_manager` | what systemd is told | start, the control thread |
 //! | `topic`, `frame`, `compression`, `arena`, `clock` | names, encoded messages, bytes of a pass, time | anywhere |
@@ -138,10 +141,11 @@ pub use component::{
     Outcome, Overloaded, PeerAddress, PreparedMessage, SiblingMessage, SubProtocol, SubscriptionLimit,
 };
 pub use config::Config;
-pub use control::{ControlHandle, Summary};
+pub use control::{ControlHandle, PublishError, Publisher, Summary};
 pub use path_pattern::{InvalidPath, PathParameters};
 pub use position::{InvalidPosition, Notice, Position, Start};
 pub use server::{RunningServer, StartError};
+pub use shard::message::Receipt;
 pub use topic::{MAX_TOPIC_BYTES, TopicError, TopicName};
 pub use ws::{CloseCode, MessageKind, Rejection, Request};
 pub use ws_server::{IntoWsServer, WsServer};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Config, ConfigError, ControlAddress, derived_max_connections};
-use crate::control::{self, ControlHandle, ControlSettings, Reload, Reloader, Summary};
+use crate::control::{self, ControlHandle, ControlSettings, Publisher, Reload, Reloader, Summary};
 use crate::preflight::{self, Unfit};
 use crate::routes::Routes;
 use crate::service_manager;
@@ -143,6 +143,7 @@ pub struct RunningServer {
     cpus: Vec<usize>,
     max_connections: u64,
     control: ControlHandle,
+    publisher: Publisher,
     control_thread: JoinHandle<Summary>,
     shards: Vec<shard::Handle>,
     shard_failed: Arc<AtomicBool>,
@@ -151,7 +152,7 @@ pub struct RunningServer {
 }
 
 /// What a server is started with beside its settings and routes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Surroundings {
     /// Listeners that are open already, instead of the data port's; none: open those.
     pub(crate) listeners: Vec<TcpListener>,
@@ -161,6 +162,20 @@ pub(crate) struct Surroundings {
     pub(crate) for_process: bool,
     /// What SIGHUP does.
     pub(crate) reload: Option<Reload>,
+    /// Publishes to the server once it runs.
+    pub(crate) publisher: Publisher,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self {
+            listeners: Vec::new(),
+            control_listener: None,
+            for_process: false,
+            reload: None,
+            publisher: Publisher::new(),
+        }
+    }
 }
 
 impl Surroundings {
@@ -231,7 +246,7 @@ fn launch_here(
 
     let all_stats: Arc<[_]> = cpus.iter().map(|&cpu| Arc::new(ShardStats::new(cpu, cpus.len()))).collect();
     let (meshes, link) = mesh::connect(&all_stats).map_err(StartError::Thread)?;
-    let for_process = surroundings.for_process;
+    let (for_process, publisher) = (surroundings.for_process, surroundings.publisher);
     let control_settings = ControlSettings {
         for_process,
         websocket_addresses: websocket_addresses.clone(),
@@ -242,13 +257,15 @@ fn launch_here(
         .reload
         .map(|reload| Reloader::new(reload, config, derived_max_connections, Box::new(addresses)));
     let (control, control_thread) =
-        control::spawn(control_settings, link, control_listener, reloader).map_err(StartError::Thread)?;
+        control::spawn(control_settings, link, control_listener, reloader, publisher.clone())
+            .map_err(StartError::Thread)?;
     let mut server = RunningServer {
         websocket_addresses,
         control_address,
         cpus,
         max_connections,
         control,
+        publisher,
         control_thread,
         shards: Vec::new(),
         shard_failed: Arc::new(AtomicBool::new(false)),
@@ -354,6 +371,12 @@ impl RunningServer {
     #[must_use]
     pub fn handle(&self) -> ControlHandle {
         self.control.clone()
+    }
+
+    /// A handle that publishes from any thread.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
     }
 
     /// Waits for the server's end: a signal, or [`ControlHandle::shutdown`].

@@ -25,7 +25,7 @@ use super::{ControlSettings, Shared, batch, health, live, metrics, status};
 use crate::clock;
 use crate::config::PublishToken;
 use crate::frame::Frame;
-use crate::shard::message::{Overloaded, Receipt};
+use crate::shard::message::{Overloaded, Receipt, Source};
 use crate::topic::TopicName;
 use crate::ws::MessageKind;
 use crate::ws::handshake::names_loopback;
@@ -123,7 +123,8 @@ async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<
             return Err(error);
         }
     };
-    let receipt = shared.ask(|reply| Command::Publish { topic: topic.clone(), frame, reply }).await?;
+    let (named, source) = (topic.clone(), Source::Http);
+    let receipt = shared.ask(|reply| Command::Publish { topic: named, frame, source, reply }).await?;
     let answer = Published {
         topic: topic.as_str(),
         subscribers: receipt.subscribers,

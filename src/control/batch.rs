@@ -30,7 +30,7 @@ use super::{ControlSettings, Shared};
 use crate::clock;
 use crate::frame::Frame;
 use crate::shard::mesh::RING_MESSAGES;
-use crate::shard::message::Receipt;
+use crate::shard::message::{Receipt, Source};
 use crate::topic::TopicName;
 use crate::ws::MessageKind;
 
@@ -119,7 +119,8 @@ impl<'a> Underway<'a> {
         let (topic, message) = read_item(json, shared.settings.load().max_message_bytes);
         let awaited = match message {
             Ok((topic, frame)) => {
-                shared.submit(deadline, |reply| Command::Publish { topic, frame, reply }).await
+                let source = Source::Http;
+                shared.submit(deadline, |reply| Command::Publish { topic, frame, source, reply }).await
             }
             Err(error) => Err(error),
         };

@@ -17,7 +17,7 @@ use crate::frame::Frame;
 use crate::service_manager;
 use crate::shard::Settings;
 use crate::shard::mesh::ControlLink;
-use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
+use crate::shard::message::{Overloaded, Publisher, Receipt, Source, ToControl, ToShard, TopicStatus};
 use crate::topic::TopicName;
 
 /// Time beyond the drain window after which shards that have not drained are given up. Twice as long as a shard
@@ -46,10 +46,10 @@ const FAR: Duration = Duration::from_secs(3600);
 /// Where the answer of a topic's owner goes. Dropped, it means that the owner has ended.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Overloaded>>;
 
-/// What a handler asks for.
+/// What a handler asks for, or a [`super::Publisher`].
 pub(super) enum Command {
     /// Publish to the topic's owner.
-    Publish { topic: TopicName, frame: Arc<Frame>, reply: Answer<Receipt> },
+    Publish { topic: TopicName, frame: Arc<Frame>, source: Source, reply: Answer<Receipt> },
     /// What the topic's owner knows of it.
     Inspect { topic: TopicName, reply: Answer<TopicStatus> },
     /// Close the topic's subscribers.
@@ -196,6 +196,9 @@ impl Dispatcher {
     async fn end_shards(&mut self) {
         self.ended = true;
         self.pending.clear();
+        // Who asks now, or has asked, is told at once: the port's last answers may take a while.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
         for shard in 0..self.shards.len() {
             for _ in 0..END_TRIES {
                 if self.link.try_send(shard, ToShard::End).is_ok() {
@@ -220,8 +223,8 @@ impl Dispatcher {
         self.next_request += 1;
         let owner = |topic: &TopicName| topic.owner(self.shards.len());
         let (shard, message, reply) = match command {
-            Command::Publish { topic, frame, reply } => {
-                let publisher = Publisher::Control(request);
+            Command::Publish { topic, frame, source, reply } => {
+                let publisher = Publisher::Control { request, source };
                 (owner(&topic), ToShard::Publish { topic, frame, publisher }, Reply::Publish(reply))
             }
             Command::Inspect { topic, reply } => {
@@ -389,7 +392,8 @@ mod tests {
     fn publish() -> (Command, oneshot::Receiver<Result<Receipt, Overloaded>>) {
         let (reply, answer) = oneshot::channel();
         let topic = TopicName::new("a").unwrap();
-        (Command::Publish { topic, frame: Frame::new(MessageKind::Text, b"x", 0, None), reply }, answer)
+        let (frame, source) = (Frame::new(MessageKind::Text, b"x", 0, None), Source::Http);
+        (Command::Publish { topic, frame, source, reply }, answer)
     }
 
     #[test]

@@ -46,7 +46,7 @@ const FANOUT_BUCKETS: [(u64, &str); 17] = [
 ];
 
 /// Labels of `publishes_total`.
-const PUBLISH_SOURCES: [&str; 3] = ["http", "websocket", "component"];
+const PUBLISH_SOURCES: [&str; 4] = ["http", "websocket", "component", "thread"];
 
 /// Labels of `topics_refused_total`.
 const TOPIC_REFUSALS: [&str; 2] = ["subscribe", "publish"];
@@ -250,7 +250,8 @@ fn render_messages(out: &mut Exposition<'_>) {
     out.summed("publishes_total", "source", help, PUBLISH_SOURCES, |s, source| match source {
         0 => s.publishes_http.get(),
         1 => s.publishes_websocket.get(),
-        _ => s.publishes_component.get(),
+        2 => s.publishes_component.get(),
+        _ => s.publishes_thread.get(),
     });
     let help = "Messages handed to the kernel or to a connection's send queue.";
     out.per_core("deliveries_total", "counter", help, |s| s.deliveries.get());
@@ -423,6 +424,7 @@ mod tests {
             stats.closed[8].set(n);
             stats.rejected[0].set(n);
             stats.publishes_http.set(n);
+            stats.publishes_thread.set(10 * n);
             stats.topics.set(n);
             stats.ring_full[1 - shard].set(n);
             stats.loop_stall_nanos.set(n * 1_500_000_000);
@@ -438,6 +440,7 @@ mod tests {
             (reason.as_str(), 3.0),
             ("publishes_total{source=\"http\"}", 3.0),
             ("publishes_total{source=\"websocket\"}", 0.0),
+            ("publishes_total{source=\"thread\"}", 30.0),
             ("topics", 3.0),
             ("ring_full_total{from=\"0\",to=\"1\"}", 1.0),
             ("ring_full_total{from=\"1\",to=\"0\"}", 2.0),

@@ -6,14 +6,15 @@
 //! | `server`, `places`, `coalesce` | the HTTP connections; who makes room for whom; answers that leave together |
 //! | `api` | the routes and `/pub/<topic>` |
 //! | `batch` | `POST /pub` |
+//! | `publisher` | publishes of the program's other threads |
 //! | `metrics` | `GET /metrics` |
 //! | `health` | `GET /live` and `GET /ready` |
 //! | `reload` | the settings in force, and their change on SIGHUP |
 //! | `live`, `status` | the live page, and its figures as JSON |
 //!
 //! Invariants:
-//! 1. One task, the dispatcher, owns the rings. Handlers send it commands and wait for the answer for a
-//!    bounded time: a dead shard costs a request its timeout and nothing else.
+//! 1. One task, the dispatcher, owns the rings. Handlers and publishers send it commands and wait for the answer,
+//!    handlers for a bounded time: a dead shard costs a request its timeout and nothing else.
 //! 2. A drain reaches every shard: what a full ring refuses is sent again until it is taken.
 //! 3. The thread ends, and the shards with it, when every shard has drained, or when the time for it is over.
 //!
@@ -27,6 +28,7 @@ mod health;
 mod live;
 mod metrics;
 mod places;
+mod publisher;
 mod reload;
 mod server;
 mod status;
@@ -53,9 +55,10 @@ use crate::shard::mesh::ControlLink;
 use crate::shard::stats::ShardStats;
 use dispatcher::{Command, Dispatcher};
 
+pub use publisher::{PublishError, Publisher};
 pub use reload::{Reload, Reloader};
 
-/// Commands of handlers that the dispatcher has not taken yet; more wait in their handlers.
+/// Commands of handlers and publishers that the dispatcher has not taken yet; more wait where they come from.
 const COMMAND_QUEUE: usize = 256;
 
 /// What the control thread needs to know.
@@ -160,7 +163,7 @@ struct Shared {
 }
 
 /// Starts the control thread. Returns when it listens and handles signals. Without a listener there is no
-/// HTTP; signals and the handle still work.
+/// HTTP; signals, the handle and the publisher still work.
 ///
 /// A thread inherits the CPUs of the one that starts it: call this from a thread that is not pinned, or the
 /// control thread shares that one CPU with a shard.
@@ -172,6 +175,7 @@ pub fn spawn(
     link: ControlLink,
     listener: Option<TcpListener>,
     reloader: Option<Reloader>,
+    publisher: Publisher,
 ) -> io::Result<(ControlHandle, JoinHandle<Summary>)> {
     let handle = ControlHandle(Arc::new(watch::channel(Stop::Not).0));
     let (started, start) = std::sync::mpsc::sync_channel(1);
@@ -185,7 +189,7 @@ pub fn spawn(
             }
         };
         runtime.block_on(async {
-            match setup(settings, link, listener, reloader, thread_handle) {
+            match setup(settings, link, listener, reloader, publisher, thread_handle) {
                 Ok((dispatcher, server)) => {
                     let _ = started.send(Ok(()));
                     run(dispatcher, server).await
@@ -209,6 +213,7 @@ fn setup(
     link: ControlLink,
     listener: Option<TcpListener>,
     reloader: Option<Reloader>,
+    publisher: Publisher,
     handle: ControlHandle,
 ) -> io::Result<Parts> {
     let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
@@ -228,6 +233,7 @@ fn setup(
         started_unix_millis: clock::unix_millis(),
         page_policy,
     });
+    publisher.connect(&shared);
     let server = listener.map(|listener| server::Server::new(listener, api::router(shared.clone())));
     let reloads = reloader.is_some().then(|| shared.commands.clone());
     let dispatcher = Dispatcher::new(link, shared, receiver, handle.0.clone(), reloader)?;

@@ -90,9 +90,8 @@ impl Status {
             cores: shared.stats.iter().enumerate().map(|(core, stats)| Core::new(core, stats)).collect(),
             topics: sum(|stats| stats.topics.get()),
             publishes: sum(|stats| {
-                let [http, websocket, component] =
-                    [&stats.publishes_http, &stats.publishes_websocket, &stats.publishes_component];
-                http.get() + websocket.get() + component.get()
+                let own = stats.publishes_component.get() + stats.publishes_thread.get();
+                stats.publishes_http.get() + stats.publishes_websocket.get() + own
             }),
             deliveries_dropped: sum(|stats| stats.dropped.iter().map(|dropped| dropped.get()).sum()),
             slow_consumers: sum(|stats| stats.slow_consumers.get()),

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::{ControlHandle, ControlSettings, Shared, Summary, live, metrics, spawn};
+use super::{ControlHandle, ControlSettings, Publisher, Shared, Summary, live, metrics, spawn};
 use crate::clock;
 use crate::config::Config;
 use crate::position::Position;
 use crate::shard::mesh::{self, ControlLink, Mesh};
-use crate::shard::message::{Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
+use crate::shard::message::{self, Overloaded, Receipt, ToControl, ToShard, TopicStatus};
 use crate::shard::stats::ShardStats;
 
 /// The epoch of every topic of a stand-in shard.
@@ -86,6 +86,7 @@ pub(super) enum Told {
 pub(super) struct Rig {
     pub(super) client: Client,
     pub(super) handle: ControlHandle,
+    pub(super) publisher: Publisher,
     /// What shards were told, and by number which.
     pub(super) told: mpsc::Receiver<(usize, Told)>,
     /// While false, a drain goes unanswered.
@@ -109,8 +110,9 @@ impl Rig {
             std::thread::spawn(move || shard.run())
         });
         let shards = shards.collect();
-        let (handle, control) = spawn(settings, link, Some(listener), None).unwrap();
-        Self { client: Client(address), handle, told, may_end, control, shards, abandon }
+        let publisher = Publisher::new();
+        let (handle, control) = spawn(settings, link, Some(listener), None, publisher.clone()).unwrap();
+        Self { client: Client(address), handle, publisher, told, may_end, control, shards, abandon }
     }
 
     /// Waits for the control thread, which must have been told to stop.
@@ -207,7 +209,7 @@ impl StandIn {
 
     fn handle(&mut self, message: ToShard, offset: &mut u64) {
         match message {
-            ToShard::Publish { topic, frame, publisher: Publisher::Control(request) } => {
+            ToShard::Publish { topic, frame, publisher: message::Publisher::Control { request, .. } } => {
                 self.tell(Told::Publish(
                     topic.to_string(),
                     frame.bytes(crate::compression::Encoding::PLAIN).to_vec(),

@@ -35,8 +35,22 @@ pub enum Publisher {
         /// Its route.
         route: u8,
     },
-    /// The control thread's request of this number: answered with [`ToControl::Published`] in any case.
-    Control(u64),
+    /// The control thread: answered with [`ToControl::Published`] in any case.
+    Control {
+        /// Number of its request.
+        request: u64,
+        /// For whom it asks.
+        source: Source,
+    },
+}
+
+/// For whom the control thread publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A request to the control port.
+    Http,
+    /// Another thread of this program.
+    Thread,
 }
 
 const _: () = assert!(size_of::<Publisher>() <= 16, "it travels with every message");
@@ -193,12 +207,14 @@ pub struct Replayed {
     pub complete: bool,
 }
 
-/// What the owner says of a publish.
+/// What became of a message that was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
-    /// Subscribers on all cores that it was handed to.
+    /// Subscribers on all cores that it was handed to. The count may miss one who has just come and is sent the message
+    /// all the same, or have one who has just gone.
     pub subscribers: u64,
-    /// Its place in the topic.
+    /// Its place in the topic, the first message's offset being 1.
     pub position: Position,
 }
 

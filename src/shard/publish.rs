@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::mesh::{Cursor, Mesh};
-use super::message::{Application, Overloaded, Publisher, Receipt, ToControl, ToShard, TopicStatus};
+use super::message::{Application, Overloaded, Publisher, Receipt, Source, ToControl, ToShard, TopicStatus};
 use super::slab::State;
 use super::stats::DropReason;
 use super::topics::{Audience, Report};
@@ -182,8 +182,11 @@ impl Shard {
         match publisher {
             Publisher::Connection { .. } => self.stats.publishes_websocket.add(1),
             Publisher::Core { .. } => self.stats.publishes_component.add(1),
-            Publisher::Control(request) => {
-                self.stats.publishes_http.add(1);
+            Publisher::Control { request, source } => {
+                match source {
+                    Source::Http => self.stats.publishes_http.add(1),
+                    Source::Thread => self.stats.publishes_thread.add(1),
+                }
                 self.mesh.send_to_control(ToControl::Published { request, outcome: Ok(receipt) });
             }
         }
@@ -212,7 +215,7 @@ impl Shard {
     /// Tells a publisher that its message reached nobody.
     fn tell_refusal(&mut self, publisher: Publisher, topic: TopicName, why: Overloaded) {
         let shard = match publisher {
-            Publisher::Control(request) => {
+            Publisher::Control { request, .. } => {
                 let outcome = Err(why);
                 return self.mesh.send_to_control(ToControl::Published { request, outcome });
             }
@@ -240,7 +243,7 @@ impl Shard {
             Publisher::Connection { id, .. } if self.close_overloaded(id) => return,
             Publisher::Connection { route, .. } | Publisher::Core { route, .. } => route,
             // Answered by the owner.
-            Publisher::Control(_) => return,
+            Publisher::Control { .. } => return,
         };
         self.call_for_core(route, |component, core| {
             component.on_refused(core, topic);

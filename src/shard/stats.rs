@@ -125,8 +125,10 @@ pub struct ShardStats {
     pub publishes_websocket: Cell,
     /// Messages accepted from components that publish for themselves by this shard as owner.
     pub publishes_component: Cell,
-    /// Messages accepted from the control thread by this shard as owner.
+    /// Messages accepted from the control port by this shard as owner.
     pub publishes_http: Cell,
+    /// Messages accepted from other threads of the program by this shard as owner.
+    pub publishes_thread: Cell,
     /// Messages handed to the kernel or to a connection's send queue.
     pub deliveries: Cell,
     /// Bytes of those messages, frame headers included.
@@ -187,6 +189,7 @@ impl ShardStats {
             publishes_websocket: Cell::default(),
             publishes_component: Cell::default(),
             publishes_http: Cell::default(),
+            publishes_thread: Cell::default(),
             deliveries: Cell::default(),
             delivery_bytes: Cell::default(),
             dropped: Default::default(),
