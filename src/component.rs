@@ -235,7 +235,10 @@ pub trait Component: 'static {
     }
 
     /// The core has been set up and is about to accept connections: the place to start tasks that belong to no
-    /// connection. An `Err` or a panic ends the start of the server.
+    /// connection.
+    ///
+    /// # Errors
+    /// Whatever stands in the way of serving: it ends the start of the server, as a panic does.
     fn on_start(&mut self, core: &Core) -> Outcome {
         self.inner().map_or(Ok(()), |inner| inner.on_start(core))
     }
@@ -251,11 +254,18 @@ pub trait Component: 'static {
     }
 
     /// The connection is open, and [`Connection::http_request`] has the request.
+    ///
+    /// # Errors
+    /// Whatever makes the connection of no use: it is told to [`Component::on_error`], and closed with 1011.
     fn on_open(&mut self, connection: &Connection) -> Outcome {
         self.inner().map_or(Ok(()), |inner| inner.on_open(connection))
     }
 
     /// A whole message has arrived. Not called any more once the connection is closing.
+    ///
+    /// # Errors
+    /// As those of [`Component::on_open`]. A message that only displeases is no error: answer it, or close the
+    /// connection with a code that says so.
     fn on_message(&mut self, connection: &Connection, message: Message<'_>) -> Outcome {
         match self.inner() {
             Some(inner) => inner.on_message(connection, message),
@@ -264,12 +274,18 @@ pub trait Component: 'static {
     }
 
     /// What waited for this connection because it read too slowly has all gone out: it can take more again.
+    ///
+    /// # Errors
+    /// As those of [`Component::on_open`].
     fn on_drain(&mut self, connection: &Connection) -> Outcome {
         self.inner().map_or(Ok(()), |inner| inner.on_drain(connection))
     }
 
-    /// The instance of this component on another core has sent a value. An `Err` or a panic is logged and
-    /// counted.
+    /// The instance of this component on another core has sent a value.
+    ///
+    /// # Errors
+    /// Whatever went wrong: no connection is to blame, so it is logged and counted, as a panic is, and nothing else
+    /// comes of it.
     fn on_sibling(&mut self, core: &Core, message: SiblingMessage) -> Outcome {
         match self.inner() {
             Some(inner) => inner.on_sibling(core, message),
