@@ -56,6 +56,24 @@ fn json_lines_have_stable_names() {
 }
 
 #[test]
+fn a_refused_origin_is_told_and_forges_no_line() {
+    for (format, shown) in
+        [("json", r#""origin":"http://a\\xff\\\"b""#), ("text", r#"origin="http://a\\xff\\\"b""#)]
+    {
+        let server = Server::start(&["--cores", "1", "--log-format", format, "--drain-window", "0"]);
+        let mut request = Upgrade::to("/sub/a").bytes();
+        request.truncate(request.len() - 2);
+        request.extend_from_slice(b"Origin: http://a\xff\"b\r\n\r\n");
+        let mut client = Client::open_socket(server.data).expect("connect");
+        client.send_raw(&request).expect("send");
+        assert_eq!(client.read_response().expect("an answer").status, 403);
+        let lines = end(server);
+        let told = lines.iter().find(|line| line.contains("handshake refused")).expect("a line");
+        assert!(told.contains(shown), "{told}");
+    }
+}
+
+#[test]
 fn a_subscriber_without_a_place_for_its_topic_is_told_of() {
     let server =
         Server::start_shards(2, &["--max-topics", "2", "--log-format", "json", "--drain-window", "0"]);

@@ -321,13 +321,14 @@ impl Shard {
     /// Counts a client that is refused with an answer, and logs it.
     pub(super) fn note_rejected(&self, index: u32, rejection: &Rejection) {
         self.stats.rejected[rejection.reason.index()].add(1);
-        // Nothing here is a text that the peer chose.
+        // Of what the peer chose there is its origin alone, escaped and bounded.
         tracing::info!(
             shard = self.mesh.shard(),
             peer = self.slab[index].peer().map(tracing::field::display),
             reason = rejection.reason.as_str(),
             status = rejection.status().as_u16(),
             detail = &*rejection.message,
+            origin = rejection.refused_origin.as_deref(),
             "handshake refused"
         );
     }

@@ -91,7 +91,7 @@ impl OriginPolicy {
                 list.iter().filter_map(|entry| Pattern::parse(entry)).any(|p| p.matches(value))
             }
         };
-        if is_allowed { Ok(()) } else { Err(Rejection::origin()) }
+        if is_allowed { Ok(()) } else { Err(Rejection::of_origin(value)) }
     }
 }
 
@@ -415,6 +415,22 @@ mod tests {
         {
             assert_eq!(parse(&["http://a", wrong]), Err(InvalidOrigin(wrong.to_owned())), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_refused_origin_is_kept_for_the_log_escaped_and_cut() {
+        let kept = |origin: &[u8]| {
+            let mut request = Request::new(());
+            request.headers_mut().insert(ORIGIN, http::HeaderValue::from_bytes(origin).unwrap());
+            let rejection = OriginPolicy::default().check(&request).unwrap_err();
+            assert_eq!(rejection.message, Rejection::origin().message);
+            rejection.refused_origin.unwrap()
+        };
+        assert_eq!(&*kept(b"https://evil.example"), "https://evil.example");
+        assert_eq!(&*kept(b"a\"\xff\tb"), r#"a\"\xff\tb"#);
+        let long = kept(&[0xff; 5000]);
+        assert_eq!(long.len(), 4 * 300 + 3);
+        assert!(long.ends_with(r"\xff..."), "{long}");
     }
 
     #[test]

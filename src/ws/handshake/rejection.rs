@@ -6,6 +6,9 @@ use http::StatusCode;
 
 use super::VERSION;
 
+/// Bytes of an `Origin` that the log shows at most: the longest host has room. Escaped, each may take four.
+const SHOWN_ORIGIN_BYTES: usize = 300;
+
 /// The cause of a rejection; the label of `handshakes_rejected_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(usize)]
@@ -156,6 +159,8 @@ pub struct Rejection {
     pub reason: RejectReason,
     /// One line for the reader of the response; holds nothing the peer sent.
     pub message: Cow<'static, str>,
+    /// The `Origin` that was refused, for the log and not for the response: escaped, and cut where it is long.
+    pub refused_origin: Option<Box<str>>,
     /// The value of `Retry-After`, in seconds.
     pub retry_after_seconds: Option<u32>,
     /// The status, where it is not the one of the cause.
@@ -165,7 +170,13 @@ pub struct Rejection {
 impl Rejection {
     /// A rejection for `reason`, told by `message`.
     pub fn new(reason: RejectReason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), retry_after_seconds: None, chosen_status: None }
+        Self {
+            reason,
+            message: message.into(),
+            refused_origin: None,
+            retry_after_seconds: None,
+            chosen_status: None,
+        }
     }
 
     /// A component's refusal with a status of its choice; one that is not an error (4xx, 5xx) becomes 500.
@@ -224,6 +235,13 @@ impl Rejection {
             RejectReason::Origin,
             "pages of this Origin may not connect: --allowed-origin, or allowed_origins, would let them",
         )
+    }
+
+    /// The same for this value of `Origin`.
+    pub fn of_origin(origin: &[u8]) -> Self {
+        let shown = &origin[..origin.len().min(SHOWN_ORIGIN_BYTES)];
+        let more = if shown.len() < origin.len() { "..." } else { "" };
+        Self { refused_origin: Some(format!("{}{more}", shown.escape_ascii()).into()), ..Self::origin() }
     }
 
     /// 400: none of the offered subprotocols is served.
