@@ -396,5 +396,10 @@ fn a_full_ring_is_429_to_the_publisher_and_nothing_accepted_is_lost() {
     for member in &swarm.members {
         assert_eq!(of_topic(member), accepted, "what was accepted is not what arrived");
     }
-    assert!(server.metrics().sum("corecast_ring_full_total", &[]) > 0.0, "a full ring was not counted");
+    let metrics = server.metrics();
+    assert!(metrics.sum("corecast_ring_full_total", &[]) > 0.0, "a full ring was not counted");
+    let refused = metrics.sum("corecast_publishes_refused_total", &[("reason", "ring_full")]);
+    let dropped = metrics.sum("corecast_deliveries_dropped_total", &[("reason", "ring_full")]);
+    assert!(refused > 0.0, "a refused publish was not counted");
+    assert_eq!(dropped, 20.0 * refused, "each refused publish had 20 subscribers");
 }

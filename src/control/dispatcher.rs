@@ -245,6 +245,9 @@ impl Dispatcher {
             (Ok(()), reply) => drop(self.pending.insert(request, reply)),
             (Err(_), reply) => {
                 self.shared.ring_full[shard].fetch_add(1, Relaxed);
+                if let Reply::Publish(_) = reply {
+                    self.shared.ring_full_publishes.fetch_add(1, Relaxed);
+                }
                 reply.refuse();
             }
         }
@@ -423,6 +426,7 @@ mod tests {
             dispatcher.handle_command(Command::Delete { topic: topic(), reply });
             assert_eq!(answer.try_recv(), Ok(Err(Overloaded::Rings)));
             assert_eq!(shared.ring_full[0].load(Relaxed), 3);
+            assert_eq!(shared.ring_full_publishes.load(Relaxed), 1, "the others are no publishes");
 
             stopper.send_replace(Stop::Drain);
             let shard = std::thread::spawn(move || {

@@ -51,6 +51,9 @@ const PUBLISH_SOURCES: [&str; 4] = ["http", "websocket", "component", "thread"];
 /// Labels of `topics_refused_total`.
 const TOPIC_REFUSALS: [&str; 2] = ["subscribe", "publish"];
 
+/// Labels of `publishes_refused_total`.
+const PUBLISH_REFUSALS: [&str; 2] = ["ring_full", "topics"];
+
 /// Content type of the format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -194,6 +197,8 @@ fn render(shared: &Shared, fanout: &Fanout) -> String {
     let mut out = Exposition { text: String::with_capacity(16 * 1024), stats: &shared.stats };
     render_process(&mut out, shared);
     render_connections(&mut out);
+    render_topics(&mut out);
+    render_publishes(&mut out, shared);
     render_messages(&mut out);
     render_fanout(&mut out, fanout);
     render_shards(&mut out, shared);
@@ -231,7 +236,7 @@ fn render_connections(out: &mut Exposition<'_>) {
     out.single("keepalive_timeouts_total", "counter", help, value);
 }
 
-fn render_messages(out: &mut Exposition<'_>) {
+fn render_topics(out: &mut Exposition<'_>) {
     out.per_core("subscriptions", "gauge", "Subscriptions now; one connection may have several.", |s| {
         s.subscriptions.get()
     });
@@ -246,6 +251,9 @@ fn render_messages(out: &mut Exposition<'_>) {
     let value = out.sum(|s| &s.subscriptions_refused);
     let help = "Subscriptions refused to components because the connection has as many as it may have.";
     out.single("subscriptions_refused_total", "counter", help, value);
+}
+
+fn render_publishes(out: &mut Exposition<'_>, shared: &Shared) {
     let help = "Messages accepted, by where they came from.";
     out.summed("publishes_total", "source", help, PUBLISH_SOURCES, |s, source| match source {
         0 => s.publishes_http.get(),
@@ -253,6 +261,19 @@ fn render_messages(out: &mut Exposition<'_>) {
         2 => s.publishes_component.get(),
         _ => s.publishes_thread.get(),
     });
+    let help = "Messages refused as a whole, and their publishers told, by what there was no room in.";
+    out.begin("publishes_refused_total", "counter", help);
+    let on_control = shared.ring_full_publishes.load(Relaxed);
+    let refused = [
+        out.sum(|s| &s.ring_full_publishes).wrapping_add(on_control),
+        out.sum(|s| &s.topics_refused_publishes),
+    ];
+    for (reason, publishes) in PUBLISH_REFUSALS.into_iter().zip(refused) {
+        out.sample("publishes_refused_total", &format!("reason=\"{reason}\""), publishes);
+    }
+}
+
+fn render_messages(out: &mut Exposition<'_>) {
     let help = "Messages handed to the kernel or to a connection's send queue.";
     out.per_core("deliveries_total", "counter", help, |s| s.deliveries.get());
     let help = "Bytes of deliveries, frame headers included.";
@@ -268,7 +289,8 @@ fn render_messages(out: &mut Exposition<'_>) {
     out.summed("resumes_total", "recovered", help, ["false", "true"], |s, outcome| s.resumes[outcome].get());
     let help = "Messages compressed: once per publish and window size, however many subscribers there are.";
     out.per_core("compressions_total", "counter", help, |s| s.compressions.get());
-    let help = "Messages that did not reach a subscriber.";
+    let help = "Messages that did not reach a subscriber, each counted once for each of them. Of refused publishes, those \
+                that came as far as the core which knows the subscribers.";
     let reasons = DropReason::ALL.map(DropReason::as_str);
     out.summed("deliveries_dropped_total", "reason", help, reasons, |s, reason| s.dropped[reason].get());
     let value = out.sum(|s| &s.slow_consumers);
@@ -426,11 +448,14 @@ mod tests {
             stats.publishes_http.set(n);
             stats.publishes_thread.set(10 * n);
             stats.topics.set(n);
+            stats.ring_full_publishes.set(n);
+            stats.topics_refused_publishes.set(2 * n);
             stats.ring_full[1 - shard].set(n);
             stats.loop_stall_nanos.set(n * 1_500_000_000);
         }
         shared.draining.store(true, Relaxed);
         shared.ring_full[1].store(9, Relaxed);
+        shared.ring_full_publishes.store(4, Relaxed);
         let samples = parse(&render(&shared, &Fanout::default()));
         let reason = format!("handshakes_rejected_total{{reason=\"{}\"}}", RejectReason::ALL[0].as_str());
         let expected = [
@@ -442,6 +467,8 @@ mod tests {
             ("publishes_total{source=\"websocket\"}", 0.0),
             ("publishes_total{source=\"thread\"}", 30.0),
             ("topics", 3.0),
+            ("publishes_refused_total{reason=\"ring_full\"}", 7.0),
+            ("publishes_refused_total{reason=\"topics\"}", 6.0),
             ("ring_full_total{from=\"0\",to=\"1\"}", 1.0),
             ("ring_full_total{from=\"1\",to=\"0\"}", 2.0),
             ("ring_full_total{from=\"control\",to=\"1\"}", 9.0),

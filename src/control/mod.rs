@@ -152,6 +152,8 @@ struct Shared {
     drained: Vec<AtomicBool>,
     /// How often the ring to each shard was full.
     ring_full: Vec<AtomicU64>,
+    /// Publishes refused for that.
+    ring_full_publishes: AtomicU64,
     fanout: metrics::FanoutCache,
     reloads: reload::Counts,
     /// Start of the server, in nanoseconds of [`clock::monotonic_nanos`].
@@ -227,6 +229,7 @@ fn setup(
         draining: AtomicBool::new(false),
         drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        ring_full_publishes: AtomicU64::new(0),
         fanout: metrics::FanoutCache::default(),
         reloads: reload::Counts::default(),
         started_nanos: clock::monotonic_nanos(),

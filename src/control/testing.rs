@@ -52,6 +52,7 @@ pub(super) fn shared(shards: usize) -> Shared {
         draining: AtomicBool::new(false),
         drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        ring_full_publishes: AtomicU64::new(0),
         fanout: metrics::FanoutCache::default(),
         reloads: Default::default(),
         started_nanos: 0,

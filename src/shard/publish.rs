@@ -151,6 +151,7 @@ impl Shard {
         let owned = self.owned.enter(&topic, self.now_nanos);
         let has_room = |mesh: &Mesh, shard: usize| shard == here || mesh.has_room(shard);
         if !owned.shards.iter().all(|audience| has_room(&self.mesh, audience.shard)) {
+            self.stats.dropped[DropReason::RingFull as usize].add(owned.subscribers());
             return self.refuse(publisher, topic);
         }
         owned.offset += 1;
@@ -208,7 +209,7 @@ impl Shard {
 
     /// Refuses a message because of full rings.
     fn refuse(&mut self, publisher: Publisher, topic: TopicName) {
-        self.stats.dropped[DropReason::RingFull as usize].add(1);
+        self.stats.ring_full_publishes.add(1);
         self.tell_refusal(publisher, topic, Overloaded::Rings);
     }
 

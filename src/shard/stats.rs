@@ -75,7 +75,8 @@ pub fn close_label(code: u16) -> usize {
 pub enum DropReason {
     /// The subscriber's send queue was full and the policy gave it up.
     SlowConsumer,
-    /// A ring and its overflow were full: the publisher was told.
+    /// The publish was refused by the topic's owner, as a ring to a subscriber and its overflow were full. One that was
+    /// refused on its way to the owner is not among them: nobody there knows the subscribers.
     RingFull,
 }
 
@@ -121,6 +122,8 @@ pub struct ShardStats {
     pub topics_refused_subscribers: Cell,
     /// Publishes to such.
     pub topics_refused_publishes: Cell,
+    /// Publishes that this shard refused because a ring and its overflow were full: the publisher was told.
+    pub ring_full_publishes: Cell,
     /// Messages accepted from WebSocket clients by this shard as owner.
     pub publishes_websocket: Cell,
     /// Messages accepted from components that publish for themselves by this shard as owner.
@@ -186,6 +189,7 @@ impl ShardStats {
             subscriptions_refused: Cell::default(),
             topics_refused_subscribers: Cell::default(),
             topics_refused_publishes: Cell::default(),
+            ring_full_publishes: Cell::default(),
             publishes_websocket: Cell::default(),
             publishes_component: Cell::default(),
             publishes_http: Cell::default(),
