@@ -16,6 +16,7 @@ use flate2::{Compress, Compression, FlushCompress};
 use probe::{Running, app};
 use support::client::{Client, Upgrade};
 use support::frame::{self, Frame, RSV1};
+use support::metrics::Metrics;
 
 /// Counts messages, answers each with so many bytes, and tells how many there were by now.
 struct Counter {
@@ -38,8 +39,20 @@ impl Component for Counter {
 }
 
 fn start(answer_bytes: usize) -> Running {
-    let app = app().cores(1).configure(|config| config.send_queue_bytes = 256 << 20);
+    let app = app()
+        .cores(1)
+        .control(([127, 0, 0, 1], 0).into())
+        .configure(|config| config.send_queue_bytes = 256 << 20);
     Running::start(app.route("/", move || Counter { counted: Rc::default(), answer: vec![0; answer_bytes] }))
+}
+
+/// Turns that have ended early because of messages, and because of answers.
+fn ended_early(server: &Running) -> [f64; 2] {
+    let control = server.server.as_ref().and_then(|server| server.control_address()).expect("a control port");
+    let text = support::http::once(control, "GET", "/metrics", &[], b"").expect("metrics").text();
+    let metrics = Metrics::parse(&text).expect("metrics");
+    ["messages", "answers"]
+        .map(|reason| metrics.sum("corecast_turns_ended_early_total", &[("reason", reason)]))
 }
 
 fn how_many(client: &mut Client) -> u64 {
@@ -66,6 +79,7 @@ fn expect_turns(server: &Running, flooder: &mut Client, message: &[u8], messages
 #[test]
 fn a_little_that_inflates_to_much_is_more_than_one_turn() {
     let server = start(0);
+    assert_eq!(ended_early(&server), [0.0, 0.0]);
     let deflate = Upgrade::to("/").with("Sec-WebSocket-Extensions", "permessage-deflate");
     let mut flooder = deflate.accepted(server.address);
     let mut compressed = Vec::with_capacity(1024);
@@ -75,6 +89,8 @@ fn a_little_that_inflates_to_much_is_more_than_one_turn() {
     let bomb = Frame::new(frame::BINARY, compressed).with_rsv(RSV1).masked();
     assert!(bomb.len() < 128, "{}", bomb.len());
     expect_turns(&server, &mut flooder, &bomb, 500);
+    let [messages, answers] = ended_early(&server);
+    assert!(messages > 0.0 && answers == 0.0, "{messages} {answers}");
     server.end();
 }
 
@@ -83,6 +99,8 @@ fn a_little_that_is_answered_with_much_is_more_than_one_turn() {
     let server = start(256 << 10);
     let mut flooder = Client::connect(server.address, "/");
     expect_turns(&server, &mut flooder, &Frame::text("more").masked(), 500);
+    let [messages, answers] = ended_early(&server);
+    assert!(messages == 0.0 && answers > 0.0, "{messages} {answers}");
     server.end();
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::dispatcher::Command;
 use crate::log;
-use crate::shard::stats::{CLOSE_LABELS, Cell, DropReason, ShardStats};
+use crate::shard::stats::{CLOSE_LABELS, Cell, DropReason, ShardStats, TurnEnd};
 use crate::ws::RejectReason;
 
 /// Time for the shards' fan-out times; a shard that takes longer is counted as it was last seen.
@@ -196,6 +196,7 @@ impl Exposition<'_> {
 fn render(shared: &Shared, fanout: &Fanout) -> String {
     let mut out = Exposition { text: String::with_capacity(16 * 1024), stats: &shared.stats };
     render_process(&mut out, shared);
+    render_control(&mut out, shared);
     render_connections(&mut out);
     render_topics(&mut out);
     render_publishes(&mut out, shared);
@@ -216,6 +217,13 @@ fn render_process(out: &mut Exposition<'_>, shared: &Shared) {
     out.begin("config_reloads_total", "counter", help);
     out.sample("config_reloads_total", "outcome=\"done\"", shared.reloads.done.load(Relaxed));
     out.sample("config_reloads_total", "outcome=\"failed\"", shared.reloads.failed.load(Relaxed));
+}
+
+fn render_control(out: &mut Exposition<'_>, shared: &Shared) {
+    let help =
+        "Connections of the control port cut for others: they kept it waiting longest, and all were taken.";
+    let cut = shared.connections_cut.load(Relaxed);
+    out.single("control_connections_cut_total", "counter", help, cut);
 }
 
 fn render_connections(out: &mut Exposition<'_>) {
@@ -334,6 +342,9 @@ fn render_shards(out: &mut Exposition<'_>, shared: &Shared) {
     out.per_core("loop_stall_seconds_total", "counter", "Time by which ticks came late.", |s| {
         s.loop_stall_nanos.get() as f64 / 1e9
     });
+    let help = "Turns of connections that ended early for the sake of others, by what there was too much of.";
+    let ends = TurnEnd::ALL.map(TurnEnd::as_str);
+    out.summed("turns_ended_early_total", "reason", help, ends, |s, end| s.turns_ended[end].get());
     let value = out.sum(|s| &s.drain_markers_missed);
     let help = "Shards that a drain did not wait for any longer before it closed connections.";
     out.single("drain_markers_missed_total", "counter", help, value);

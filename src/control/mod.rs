@@ -154,6 +154,8 @@ struct Shared {
     ring_full: Vec<AtomicU64>,
     /// Publishes refused for that.
     ring_full_publishes: AtomicU64,
+    /// Connections of the control port that were cut for others.
+    connections_cut: AtomicU64,
     fanout: metrics::FanoutCache,
     reloads: reload::Counts,
     /// Start of the server, in nanoseconds of [`clock::monotonic_nanos`].
@@ -230,6 +232,7 @@ fn setup(
         drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         ring_full_publishes: AtomicU64::new(0),
+        connections_cut: AtomicU64::new(0),
         fanout: metrics::FanoutCache::default(),
         reloads: reload::Counts::default(),
         started_nanos: clock::monotonic_nanos(),
@@ -237,7 +240,7 @@ fn setup(
         page_policy,
     });
     publisher.connect(&shared);
-    let server = listener.map(|listener| server::Server::new(listener, api::router(shared.clone())));
+    let server = listener.map(|listener| server::Server::new(listener, shared.clone()));
     let reloads = reloader.is_some().then(|| shared.commands.clone());
     let dispatcher = Dispatcher::new(link, shared, receiver, handle.0.clone(), reloader)?;
     if for_process {

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::coalesce::Coalesced;
 use super::places::{Places, Taken};
+use super::{Shared, api};
 
 /// Connections at a time. For one more, the one that has waited longest for its client's request is cut; where none
 /// waits for its client, the newcomer waits.
@@ -45,14 +47,16 @@ pub(super) struct Server {
     listener: TcpListener,
     router: Router,
     places: Arc<Places>,
+    shared: Arc<Shared>,
 }
 
 impl Server {
     /// Must be called inside the runtime.
-    pub(super) fn new(listener: std::net::TcpListener, router: Router) -> io::Result<Self> {
+    pub(super) fn new(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let places = Places::new(MAX_CONTROL_CONNECTIONS);
-        Ok(Self { listener: TcpListener::from_std(listener)?, router, places })
+        let (listener, router) = (TcpListener::from_std(listener)?, api::router(shared.clone()));
+        Ok(Self { listener, router, places, shared })
     }
 
     /// Serves until the sender of `stopped` is dropped; then finishes the requests that are running.
@@ -73,7 +77,11 @@ impl Server {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     failing = false;
-                    let taken = self.places.take(|| cuts.count()).await;
+                    let on_cut = || {
+                        self.shared.connections_cut.fetch_add(1, Relaxed);
+                        cuts.count();
+                    };
+                    let taken = self.places.take(on_cut).await;
                     tokio::spawn(serve(stream, self.router.clone(), taken, stopped.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}

@@ -53,6 +53,7 @@ pub(super) fn shared(shards: usize) -> Shared {
         drained: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         ring_full: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         ring_full_publishes: AtomicU64::new(0),
+        connections_cut: AtomicU64::new(0),
         fanout: metrics::FanoutCache::default(),
         reloads: Default::default(),
         started_nanos: 0,

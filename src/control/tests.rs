@@ -402,6 +402,8 @@ fn silent_and_slow_connections_make_room_and_those_served_do_not() {
         asked.elapsed()
     );
     assert_eq!(silent[0].read(&mut [0; 1]).unwrap_or(0), 0, "the oldest is cut");
+    let metrics = rig.client.get("/metrics");
+    assert!(!metrics.contains("corecast_control_connections_cut_total 0\n"), "{metrics}");
     assert!(kept.write_all(b"GET").is_err() || kept.read(&mut [0; 1]).unwrap_or(0) == 0);
 
     // One that asks now and then is not the one that has waited longest.

@@ -29,6 +29,7 @@ use super::listener::Sharing;
 use super::outbound::Outbound;
 use super::ring::same_generation;
 use super::slab::State;
+use super::stats::TurnEnd;
 use super::{Shard, TURN_BYTES, TURN_QUEUED_BYTES};
 use crate::component::{CloseCause, CloseReason, Command, Connection, SubProtocol, SubscriptionLimit};
 use crate::compression::Encoding;
@@ -357,7 +358,7 @@ impl Shard {
                         break;
                     }
                     if taken_bytes > TURN_BYTES || self.context.queued_bytes() > TURN_QUEUED_BYTES {
-                        self.put_off.insert(index, input.to_vec());
+                        self.end_turn(index, input, taken_bytes);
                         break;
                     }
                 }
@@ -372,6 +373,15 @@ impl Shard {
         if inflater.is_some() {
             self.inflater = inflater;
         }
+    }
+
+    /// Ends a connection's turn; what it has brought beyond that is for its next one.
+    fn end_turn(&mut self, index: u32, rest: &[u8], taken_bytes: usize) {
+        if !rest.is_empty() {
+            let end = if taken_bytes > TURN_BYTES { TurnEnd::Messages } else { TurnEnd::Answers };
+            self.stats.turns_ended[end as usize].add(1);
+        }
+        self.put_off.insert(index, rest.to_vec());
     }
 
     /// Whether a message is within the connection's rate; if not, the connection is closed.

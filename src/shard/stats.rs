@@ -94,6 +94,29 @@ impl DropReason {
     }
 }
 
+/// Why a connection's turn ended although it had brought more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnEnd {
+    /// Its messages had so many bytes.
+    Messages,
+    /// So many bytes of answers had been queued.
+    Answers,
+}
+
+impl TurnEnd {
+    /// All of them, in the order of [`ShardStats::turns_ended`].
+    pub const ALL: [Self; 2] = [Self::Messages, Self::Answers];
+
+    /// The label of the metric.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Answers => "answers",
+        }
+    }
+}
+
 /// Counters of one shard. Names follow the metrics they feed.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -168,6 +191,8 @@ pub struct ShardStats {
     pub callback_errors: Cell,
     /// Connections closed because they sent more messages than a rate limit lets pass.
     pub rate_limited: Cell,
+    /// Turns of connections that ended early, in the order of [`TurnEnd::ALL`].
+    pub turns_ended: [Cell; TurnEnd::ALL.len()],
     /// Time of the last tick, in nanoseconds of [`crate::clock::monotonic_nanos`].
     pub last_tick_nanos: Cell,
 }
@@ -212,6 +237,7 @@ impl ShardStats {
             callback_panics: Cell::default(),
             callback_errors: Cell::default(),
             rate_limited: Cell::default(),
+            turns_ended: Default::default(),
             last_tick_nanos: Cell::default(),
         }
     }
