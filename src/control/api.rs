@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::dispatcher::{Answer, Command};
+use super::places::{BODY_PROGRESS_BYTES, Place};
 use super::{ControlSettings, Shared, batch, health, live, metrics, status};
 use crate::clock;
 use crate::config::PublishToken;
@@ -115,7 +116,7 @@ struct Published<'a> {
 
 async fn publish(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let mut body = Payload::new(body, &head.headers);
+    let mut body = Payload::new(body, &head);
     let (topic, frame) = match read_publish(&shared.settings.load_full(), &head, &mut body).await {
         Ok(publish) => publish,
         Err(error) => {
@@ -313,13 +314,16 @@ pub(super) struct Payload {
     declared: Option<u64>,
     /// The client sends nothing until it is asked to, which the first read does.
     awaits_continue: bool,
+    /// The connection's, which may be lost while the body is waited for.
+    place: Option<Arc<Place>>,
 }
 
 impl Payload {
-    pub(super) fn new(body: Body, headers: &HeaderMap) -> Self {
+    pub(super) fn new(body: Body, Parts { headers, extensions, .. }: &Parts) -> Self {
         let declared =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { body, declared, awaits_continue: headers.contains_key(header::EXPECT) }
+        let awaits_continue = headers.contains_key(header::EXPECT);
+        Self { body, declared, awaits_continue, place: extensions.get().cloned() }
     }
 
     /// The whole body, which may have so many bytes by a limit of that name.
@@ -328,14 +332,23 @@ impl Payload {
             return Err(too_large(limit, name));
         }
         self.awaits_continue = false;
-        tokio::time::timeout(BODY_TIMEOUT, self.collect(limit, name)).await.unwrap_or_else(|_| {
+        self.tell_place(Place::wait_for_body);
+        let outcome = tokio::time::timeout(BODY_TIMEOUT, self.collect(limit, name)).await;
+        self.tell_place(Place::end_body);
+        outcome.unwrap_or_else(|_| {
             let reason = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, reason))
         })
     }
 
+    fn tell_place(&self, what: fn(&Place)) {
+        if let Some(place) = &self.place {
+            what(place);
+        }
+    }
+
     async fn collect(&mut self, limit: usize, name: &str) -> Result<Vec<u8>, ApiError> {
-        let mut payload = Vec::new();
+        let (mut payload, mut untold_bytes) = (Vec::new(), 0);
         while let Some(data) = self.next().await {
             let Ok(data) = data else {
                 let reason = "the body ended early or is badly encoded";
@@ -345,6 +358,11 @@ impl Payload {
                 return Err(too_large(limit, name));
             }
             payload.extend_from_slice(&data);
+            untold_bytes += data.len();
+            if untold_bytes >= BODY_PROGRESS_BYTES {
+                untold_bytes = 0;
+                self.tell_place(Place::wait_for_body);
+            }
         }
         Ok(payload)
     }

@@ -62,7 +62,7 @@ pub(super) async fn publish_all(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let mut body = Payload::new(body, &head.headers);
+    let mut body = Payload::new(body, &head);
     let payload = match read_body(&shared.settings.load_full(), &head, &mut body).await {
         Ok(payload) => payload,
         Err(error) => {

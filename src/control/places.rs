@@ -2,16 +2,28 @@
 //!
 //! Invariants:
 //! 1. There are never more connections than places: a newcomer waits until the one cut for it has gone.
-//! 2. Only a connection that waits for its client's next request head is cut, and of those the one that has waited
-//!    longest. Bytes of a head do not make its waiting new, so a client that sends its head slowly is as silent as one
-//!    that sends none. One with a request in progress, or an answer yet to be sent, keeps its place.
+//! 2. Only a connection that waits for its client is cut, and of those the one that has waited longest. Bytes of a head
+//!    do not make its waiting new, so a client that sends its head slowly is as silent as one that sends none. A body has
+//!    [`BODY_PATIENCE`] for each [`BODY_PROGRESS_BYTES`] first. One whose request is here, or whose answer is yet to be
+//!    sent, keeps its place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::clock;
+
+/// Bytes of a body that are progress.
+pub(super) const BODY_PROGRESS_BYTES: usize = 1024;
+
+/// Time that a body has for so many before its connection may be cut.
+pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time after which a newcomer looks again for one whose body is late: nothing tells it so.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// All places, taken or not.
 pub(super) struct Places {
@@ -23,8 +35,9 @@ pub(super) struct Places {
 
 /// What the holder of a place is at.
 pub(super) struct Place {
-    /// Since when it has waited for a request, in nanoseconds of [`clock::monotonic_nanos`]; 0: it does not.
-    waits_since_nanos: AtomicU64,
+    /// Since when it has waited too long for its client, in nanoseconds of [`clock::monotonic_nanos`]: for a request from the
+    /// first moment on. It may lie ahead; 0: it does not wait.
+    late_since_nanos: AtomicU64,
     /// The handler of a request runs.
     is_answering: AtomicBool,
     is_cut: AtomicBool,
@@ -54,7 +67,7 @@ impl Places {
             if self.cut_longest_waiting() {
                 on_cut();
             }
-            changed.await;
+            let _ = timeout(LOOK_INTERVAL, changed).await;
         }
     }
 
@@ -84,10 +97,10 @@ impl Places {
         if taken.iter().any(|place| place.is_cut.load(Relaxed)) {
             return false;
         }
-        let waiting = taken
-            .iter()
-            .filter_map(|place| Some((place.waits_since_nanos.load(Relaxed), place)).filter(|w| w.0 > 0));
-        let longest = waiting.min_by_key(|(since, _)| *since);
+        let now_nanos = clock::monotonic_nanos();
+        let late = taken.iter().map(|place| (place.late_since_nanos.load(Relaxed), place));
+        let longest =
+            late.filter(|(since, _)| (1..=now_nanos).contains(since)).min_by_key(|(since, _)| *since);
         longest.inspect(|(_, place)| place.cut()).is_some()
     }
 
@@ -101,7 +114,7 @@ impl Place {
     /// Of a newcomer, which waits for its first request.
     fn new(changed: Arc<Notify>) -> Self {
         Self {
-            waits_since_nanos: AtomicU64::new(clock::monotonic_nanos().max(1)),
+            late_since_nanos: AtomicU64::new(clock::monotonic_nanos().max(1)),
             is_answering: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             cut: Notify::new(),
@@ -112,7 +125,18 @@ impl Place {
     /// A request has come.
     pub(super) fn begin_answer(&self) {
         self.is_answering.store(true, Relaxed);
-        self.waits_since_nanos.store(0, Relaxed);
+        self.late_since_nanos.store(0, Relaxed);
+    }
+
+    /// The handler waits for a body, or for more of it.
+    pub(super) fn wait_for_body(&self) {
+        let patience_nanos = BODY_PATIENCE.as_nanos() as u64;
+        self.late_since_nanos.store(clock::monotonic_nanos() + patience_nanos, Relaxed);
+    }
+
+    /// The handler waits for no more of it.
+    pub(super) fn end_body(&self) {
+        self.late_since_nanos.store(0, Relaxed);
     }
 
     /// The answer is known, and yet to be sent.
@@ -122,8 +146,8 @@ impl Place {
 
     /// All that was to be sent has been; whatever comes next comes from the client.
     pub(super) fn wait_for_client(&self) {
-        if !self.is_answering.load(Relaxed) && self.waits_since_nanos.load(Relaxed) == 0 {
-            self.waits_since_nanos.store(clock::monotonic_nanos().max(1), Relaxed);
+        if !self.is_answering.load(Relaxed) && self.late_since_nanos.load(Relaxed) == 0 {
+            self.late_since_nanos.store(clock::monotonic_nanos().max(1), Relaxed);
             self.changed.notify_one();
         }
     }
@@ -154,8 +178,6 @@ impl Drop for Taken {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::testing;
     use super::*;
 
@@ -202,6 +224,32 @@ mod tests {
             let (another, ()) = tokio::join!(places.take(|| ()), leave);
             drop((taken, newcomer, another));
             places.all_free().await;
+        });
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_makes_room_after_a_while_and_one_that_comes_does_not() {
+        testing::runtime().block_on(async {
+            let places = Places::new(3);
+            let mut taken = Vec::new();
+            for _ in 0..3 {
+                taken.push(places.take(|| panic!("there is room")).await);
+            }
+            let [uploading, stalled, complete] = [0, 1, 2].map(|n| taken[n].place().clone());
+            for place in [&uploading, &stalled, &complete] {
+                place.begin_answer();
+                place.wait_for_body();
+            }
+            complete.end_body();
+            let wait = timeout(Duration::from_millis(20), places.take(|| panic!("too soon"))).await;
+            assert!(wait.is_err());
+            std::thread::sleep(BODY_PATIENCE);
+            uploading.wait_for_body();
+            let leave = async {
+                stalled.cut_for_another().await;
+                drop(taken.remove(1));
+            };
+            let (_newcomer, ()) = tokio::join!(places.take(|| ()), leave);
         });
     }
 }

@@ -20,8 +20,8 @@ use super::coalesce::Coalesced;
 use super::places::{Places, Taken};
 use super::{Shared, api};
 
-/// Connections at a time. For one more, the one that has waited longest for its client's request is cut; where none
-/// waits for its client, the newcomer waits.
+/// Connections at a time. For one more, the one that has waited longest for its client is cut; where none does, the
+/// newcomer waits.
 const MAX_CONTROL_CONNECTIONS: usize = 256;
 
 /// Interval at which the log tells how many connections were cut for others.
@@ -111,8 +111,8 @@ impl Cuts {
             let cut = std::mem::take(&mut self.unreported);
             warn!(
                 cut,
-                "all {MAX_CONTROL_CONNECTIONS} connections of the control port are taken; those that have sent no \
-                 request for longest are cut for newcomers"
+                "all {MAX_CONTROL_CONNECTIONS} connections of the control port are taken; those that have kept it \
+                 waiting longest for a request, or for the rest of one, are cut for newcomers"
             );
         }
     }
@@ -129,8 +129,9 @@ async fn serve(stream: TcpStream, router: Router, taken: Taken, mut stopped: wat
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
     let (place, handlers) = (taken.place(), TowerToHyperService::new(router));
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: hyper::Request<_>| {
         place.begin_answer();
+        request.extensions_mut().insert(place.clone());
         let (place, answer) = (place.clone(), handlers.call(request));
         async move {
             let answer = answer.await;

@@ -421,6 +421,52 @@ fn silent_and_slow_connections_make_room_and_those_served_do_not() {
 }
 
 #[test]
+fn bodies_that_are_held_back_make_room_and_a_slow_one_does_not() {
+    preflight::raise_descriptor_limit().unwrap();
+    let rig = Rig::new(&[Conduct::Deliver(1)], settings());
+    let post = |length: usize| {
+        let mut stream = TcpStream::connect(rig.client.0).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let head = "POST /pub/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+        stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes()).unwrap();
+        stream
+    };
+    // The oldest, so that it would be the first to go.
+    const PIECES: usize = 40;
+    let mut slow = post(PIECES * 1024);
+    let slow = std::thread::spawn(move || {
+        for _ in 0..PIECES {
+            slow.write_all(&[b'x'; 1024]).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let mut answer = String::new();
+        slow.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let mut held_back: Vec<_> = (0..300).map(|_| post(1000)).collect();
+    let asked = Instant::now();
+    while !slow.is_finished() {
+        // Single bytes are no progress. Who has been cut cannot send any more.
+        held_back.iter_mut().for_each(|stream| drop(stream.write(b"x")));
+        assert_eq!(status(&rig.client.get("/metrics")), "200");
+        held_back.push(post(1000));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(asked.elapsed() < Duration::from_secs(25), "newcomers wait for bodies: {:?}", asked.elapsed());
+    let answer = slow.join().unwrap();
+    assert_eq!(status(&answer), "201", "{answer}");
+    assert_eq!(
+        held_back[0].read(&mut [0; 1]).unwrap_or(0),
+        0,
+        "the one that made no progress for longest is cut"
+    );
+    let metrics = rig.client.get("/metrics");
+    assert!(!metrics.contains("corecast_control_connections_cut_total 0\n"), "{metrics}");
+    rig.handle.stop_now();
+    rig.join();
+}
+
+#[test]
 fn an_idle_connection_does_not_hold_up_the_end() {
     let ends_promptly = || {
         let rig = Rig::new(&[Conduct::Deliver(1)], settings());
