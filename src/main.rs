@@ -55,10 +55,13 @@ fn run(config: Config) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let sockets = match activation::sockets(config.control) {
+    let sockets = match activation::sockets(&config) {
         Ok(sockets) => sockets,
         Err(error) => return fail(format!("cannot use a socket that was handed over: {error}"), FAILURE),
     };
+    if let Some(warning) = sockets.warning(&config) {
+        tracing::warn!("{warning}");
+    }
     let app = reloadable(config, log.levels());
     let server = match sockets.give_to(app).start_for_process() {
         Ok(server) => server,

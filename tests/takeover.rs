@@ -186,6 +186,32 @@ fn a_control_socket_is_known_by_its_address_and_needs_a_token_beyond_loopback() 
 }
 
 #[test]
+fn a_socket_that_may_have_been_meant_for_the_control_port_is_told_of() {
+    let bind = || TcpListener::bind(("127.0.0.1", 0)).expect("bind");
+    let (data, other) = (bind(), bind());
+    let [listen, moved] = [&data, &other].map(|socket| socket.local_addr().expect("local_addr").to_string());
+    let warned = |flags: &[&str], names: &str| {
+        let flags = [&["--cores", "1", "--drain-window", "0", "--listen", &listen], flags].concat();
+        let server = Launch::new(&flags).own_addresses().hand_over(&[&data, &other], names).start();
+        server.signal(SIGTERM);
+        let ended = server.wait_exit(PATIENCE);
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        let told: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("handed over")).collect();
+        let names_it =
+            |line: &&str| line.contains("WARN") && line.contains(&moved) && line.contains("--control");
+        assert!(told.len() <= 1 && told.iter().all(names_it), "{ended:?}");
+        !told.is_empty()
+    };
+    let unit = "corecast.socket:corecast.socket";
+    assert!(warned(&["--control", "127.0.0.1:0"], unit));
+    assert!(warned(&["--control", "off"], unit));
+    assert!(!warned(&["--control", &moved], unit));
+    assert!(!warned(&["--control", "127.0.0.1:0"], "corecast.socket:control"));
+    assert!(!warned(&["--control", "127.0.0.1:0"], "corecast.socket:data"));
+    assert!(!warned(&["--control", "127.0.0.1:0", "--listen", &moved], unit));
+}
+
+#[test]
 fn the_service_manager_is_told() {
     let path = std::env::temp_dir().join(format!("corecast-{}-notify.socket", std::process::id()));
     let manager = UnixDatagram::bind(&path).expect("bind");
