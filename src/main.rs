@@ -35,11 +35,15 @@ fn load() -> Result<Invocation, LoadError> {
 
 /// What is read here is valid; a start would warn of this.
 fn check_config(config: &Config) -> ExitCode {
-    for warning in config.warnings() {
+    for warning in warnings(config) {
         // Nobody may read it.
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     ExitCode::SUCCESS
+}
+
+fn warnings(config: &Config) -> impl Iterator<Item = String> {
+    config.warnings().into_iter().chain(config::environment_warnings(std::env::vars_os()))
 }
 
 fn print_config(config: &Config) -> ExitCode {
@@ -52,7 +56,7 @@ fn print_config(config: &Config) -> ExitCode {
 
 fn run(config: Config) -> ExitCode {
     let log = log::start(&config);
-    for warning in config.warnings() {
+    for warning in warnings(&config) {
         tracing::warn!("{warning}");
     }
     let sockets = match activation::sockets(&config) {

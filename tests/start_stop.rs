@@ -414,6 +414,13 @@ fn check_config_tells_good_from_bad() {
     let good = ConfigFile::new("good", "echo = true\nkeepalive = \"1m\"\n");
     let checked = Launch::new(&["--check-config", "--config", good.path()]).run_to_exit();
     assert_eq!((checked.code(), &checked.stderr[..]), (Some(0), ""));
+    let misspelled = Launch::new(&["--check-config"]).env("CORECAST_LISTN", "127.0.0.1:1");
+    let misspelled = misspelled.env("CORECAST_PORT_8080_TCP", "tcp://10.0.0.1:8080").run_to_exit();
+    assert_eq!((misspelled.code(), misspelled.stderr.lines().count()), (Some(0), 1), "{misspelled:?}");
+    assert!(
+        misspelled.stderr.starts_with("warning: the environment variable CORECAST_LISTN"),
+        "{misspelled:?}"
+    );
     let doubtful = Launch::new(&["--check-config", "--send-queue", "1KiB"]).run_to_exit();
     assert_eq!(doubtful.code(), Some(0));
     assert!(doubtful.stderr.starts_with("warning: --send-queue 1KiB is smaller"), "{doubtful:?}");

@@ -11,16 +11,14 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
+use super::environment::variable;
 use super::{Config, ConfigError};
-
-/// Prefix of the environment variables: `--send-queue` is `CORECAST_SEND_QUEUE`.
-const ENVIRONMENT_PREFIX: &str = "CORECAST_";
 
 /// Closing remarks of `--help`.
 const AFTER_HELP: &str = "\
 Sizes take B, KiB or MiB; durations take ms, s, m or h, or 0.
 Each setting may also come from the environment (--send-queue is CORECAST_SEND_QUEUE; lists are separated \
-with commas; an empty variable counts as not set) and from the TOML file of --config (--send-queue is the \
+with commas; an empty variable counts as not set; one that is none of these is warned of) and from the TOML file of --config (--send-queue is the \
 key send-queue; --listen, --allowed-origin, --deny-ip, --subprotocol and --trusted-proxy are lists). A flag beats \
 the environment, the environment beats the file.
 SIGHUP has a running server read all of it again; what it cannot take over then is named in its log.";
@@ -197,14 +195,10 @@ fn is_list(command: &Command, long: &str) -> bool {
 }
 
 /// Names of all settings, as flags without the dashes.
-fn settings() -> impl Iterator<Item = String> {
+pub(super) fn settings() -> impl Iterator<Item = String> {
     let command = settings_command();
     let longs: Vec<_> = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
     longs.into_iter()
-}
-
-fn variable(long: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// Completes `--help`; each setting's default is taken from where it is defined.

@@ -7,6 +7,7 @@
 //! This module imports nothing of this crate.
 
 mod cpus;
+mod environment;
 mod load;
 mod reload;
 mod validate;
@@ -18,6 +19,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use environment::environment_warnings;
 pub use load::{Action, Invocation, LoadError, load};
 pub use reload::Reloaded;
 pub use validate::ConfigError;
