@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the paired scenarios behind RESULTS.md: the servers of a scenario in turn, pass after pass, each on one CPU
 # and loadgen on another. Raw results go to bench/results/, plots to bench/results/plots/, tables to
-# bench/results/tables.md and to the terminal.
+# bench/results/tables.md, and a summary to the terminal.
 #
 #   scripts/bench.sh [--peers [--skip-missing]] [--quick] [--pairs N] [--results DIR] [--no-build] [--no-run]
 #                    [--update FILE] [SCENARIO…]
@@ -16,8 +16,7 @@
 #   --no-build     use the binaries that are there
 #   --no-run       measure nothing: make tables and plots from the raw results that are there
 #   --update FILE  replace what stands between <!-- bench:begin --> and <!-- bench:end --> in FILE (with --peers:
-#                  <!-- peers:begin --> and <!-- peers:end -->) by the tables, which refer to the plots; FILE stands
-#                  beside bench/
+#                  <!-- peers:begin --> and <!-- peers:end -->) by the summary
 #   SCENARIO       a file of the scenarios without .sh (default: all)
 #
 # A pass in which a hypervisor took more than 2 % of the machine's CPU time away from one of its runs is done again, whatever
@@ -92,7 +91,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -z "$results_chosen" ] || [ -z "$update" ] || fail "--update $update: its tables refer to bench/results/, not to --results"
+[ -z "$results_chosen" ] || [ -z "$update" ] || fail "--update $update: it shows bench/results/, not what --results says"
 if [ "$quick_run$results_chosen$update" = yes ]; then results_chosen=${CARGO_TARGET_DIR:-target}/quick-results/$suite; fi
 results=${results_chosen:-$results}
 plots=$results/plots
@@ -306,19 +305,12 @@ done
 files=$(result_files)
 [ -n "$files" ] || fail "no results"
 rm -f "$plots"/*.svg
+# The tables refer to the plots from where they stand.
 # shellcheck disable=SC2086
-"$binaries/loadgen" report --plots "$plots" $files | tee "$logs/tables.md"
-# tables.md is two directories further down than what --update writes to.
-sed "s|]($plots/|](plots/|" "$logs/tables.md" >"$results/tables.md"
-if [ -n "$update" ]; then
-    if [ "$(grep -c -e "<!-- $suite:begin -->" -e "<!-- $suite:end -->" "$update")" != 2 ]; then
-        fail "--update $update: expected <!-- $suite:begin --> and <!-- $suite:end --> once each"
-    fi
-    awk -v tables="$logs/tables.md" -v begin="<!-- $suite:begin -->" -v end="<!-- $suite:end -->" '
-        index($0, begin) { print; print ""; while ((getline line < tables) > 0) print line; print ""; skip = 1 }
-        index($0, end) { skip = 0 }
-        !skip { print }
-    ' "$update" >"$update.new" && mv "$update.new" "$update"
-fi
+"$binaries/loadgen" report --plots "$plots" $files | sed "s|]($plots/|](plots/|" >"$results/tables.md"
+# shellcheck disable=SC2086
+"$binaries/loadgen" report --summary $files | tee "$logs/summary.md"
+echo "bench.sh: all figures are in $results/tables.md" >&2
+if [ -n "$update" ]; then scripts/replace-block.sh "$update" "$suite" <"$logs/summary.md"; fi
 if [ -n "$missing" ] && [ "$skip_missing" = no ]; then failed=1; fi
 exit "$failed"

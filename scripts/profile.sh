@@ -2,12 +2,15 @@
 # Where the server's CPU time goes: samples the server with perf while loadgen keeps it busy, and sorts the samples into
 # kernel, protocol, engine and the rest. Needs perf (Debian's package linux-perf) and addr2line (binutils).
 #
-#   scripts/profile.sh [--no-build] [--server FILE] [--seconds N] [--top N] [SCENARIO…]
+#   scripts/profile.sh [--no-build] [--no-run] [--server FILE] [--seconds N] [--top N] [--update FILE] [SCENARIO…]
 #
 #   --no-build     use the binaries that are there
+#   --no-run       measure nothing: make the table from the samples that bench/results/profile/ has
 #   --server FILE  profile this build of corecast: for a comparison of before and after
 #   --seconds N    length of each measurement (default 8)
 #   --top N        name the N functions with the most samples outside the kernel (default 0)
+#   --update FILE  keep how many samples each function had in bench/results/profile/, and replace what stands between
+#                  <!-- profile:begin --> and <!-- profile:end --> in FILE by the table
 #   SCENARIO       fanout-1k fanout-10k fanout-1k-w50 echo connect (default: all)
 #
 # A sample outside the kernel belongs to the innermost function that is not of Rust's standard library, inlined ones
@@ -21,6 +24,9 @@ loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
 server=$binaries/corecast
 build=yes
+run=yes
+update=""
+results=bench/results/profile
 seconds=8
 top=0
 chosen=""
@@ -38,6 +44,12 @@ number() {
 while [ $# -gt 0 ]; do
     case $1 in
     --no-build) build=no ;;
+    --no-run) run=no ;;
+    --update)
+        update=${2:-}
+        [ -f "$update" ] || fail "--update $update: no such file"
+        shift
+        ;;
     --server)
         server=${2:-}
         [ -x "$server" ] || fail "--server $server: no such program"
@@ -65,10 +77,15 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-for tool in perf addr2line setarch; do
-    command -v "$tool" >/dev/null || fail "$tool is not installed"
-done
-if [ "$build" = yes ]; then cargo build --release --workspace; fi
+if [ "$run" = yes ]; then
+    for tool in perf addr2line setarch; do
+        command -v "$tool" >/dev/null || fail "$tool is not installed"
+    done
+elif [ -n "$chosen" ]; then
+    fail "--no-run takes no scenarios: the table is made of all of them"
+fi
+[ -z "$update" ] || [ -z "$chosen" ] || fail "--update takes no scenarios: the table has all of them"
+if [ "$build$run" = yesyes ]; then cargo build --release --workspace; fi
 
 work=$(mktemp -d)
 server_pid=""
@@ -130,7 +147,7 @@ record() {
     wait "$loadgen_pid" 2>/dev/null || true
 }
 
-# Lines of what a sample belongs to and its function, one for each sample.
+# Sorts the samples by what they belong to. Writes the number of samples that each function of scenario $1 had to $work/$1.txt, the most first.
 classify() {
     perf script --input "$work/perf.data" --fields ip,sym,dso 2>/dev/null |
         awk -v program="$(basename "$server")" '
@@ -150,6 +167,7 @@ classify() {
             {
                 kind = "engine"
                 if (file ~ /\/src\/ws\/|\/(tungstenite|http|httparse|sha1|base64|data-encoding|bytes|simdutf8|flate2|zlib-rs)-[0-9]/) kind = "protocol"
+                if (file ~ /\/rustix-[0-9]/) kind = "system"
                 gsub(/ /, "_", name)
                 place = kind " " name
             }
@@ -161,30 +179,53 @@ classify() {
         $1 == "program" { print place[$2]; next }
         { print $1, $2 }
     ' "$work/table" "$work/samples" >"$work/classified"
+    sort "$work/classified" | uniq -c | sort -k1,1nr -k2 | awk '{ print $1, $2, $3 }' >"$work/$1.txt"
 }
 
+# The line of scenario $1, of which file $2 has the number of samples of each function.
 report() {
     awk -v scenario="$1" '
-        { count[$1]++ }
+        { count[$2] += $1; all += $1 }
         END {
-            printf "| %s | %d |", scenario, NR
+            printf "| %s | %d |", scenario, all
             split("kernel protocol engine memory system", kinds)
-            for (i = 1; i <= 5; i++) printf " %.1f %% |", 100 * count[kinds[i]] / NR
-            printf " **%.1f %%** |\n", 100 * (NR - count["kernel"]) / NR
+            for (i = 1; i <= 5; i++) printf " %.1f %% |", 100 * count[kinds[i]] / all
+            printf " **%.1f %%** |\n", 100 * (all - count["kernel"]) / all
         }
-    ' "$work/classified"
+    ' "$2"
     [ "$top" -gt 0 ] || return 0
-    grep -v '^kernel' "$work/classified" | sort | uniq -c | sort -rn | sed -n "1,${top}p" |
-        awk -v all="$(wc -l <"$work/classified")" '{ printf "    %5.2f %%  %-8s %s\n", 100 * $1 / all, $2, $3 }' >&2
+    awk -v top="$top" '
+        { all += $1 }
+        $2 != "kernel" && lines < top { line[lines++] = $0 }
+        END {
+            for (i = 0; i < lines; i++) {
+                split(line[i], words)
+                printf "    %5.2f %%  %-8s %s\n", 100 * words[1] / all, words[2], words[3]
+            }
+        }
+    ' "$2" >&2
 }
 
-echo "| scenario | samples | kernel | protocol | engine | memory | system calls, clock | all outside the kernel |"
-echo "|---|---|---|---|---|---|---|---|"
+{
+    echo "| scenario | samples | kernel | protocol | engine | memory | system calls, clock | all outside the kernel |"
+    echo "|---|---|---|---|---|---|---|---|"
+} | tee "$work/table.md"
 for scenario in ${chosen:-$all}; do
-    start_server
-    record "$scenario"
-    stop_server
-    classify
-    [ -s "$work/classified" ] || fail "$scenario: perf took no samples"
-    report "$scenario"
+    counts=$results/$scenario.txt
+    if [ "$run" = yes ]; then
+        counts=$work/$scenario.txt
+        start_server
+        record "$scenario"
+        stop_server
+        classify "$scenario"
+    fi
+    [ -s "$counts" ] || fail "$scenario: there are no samples"
+    report "$scenario" "$counts" | tee -a "$work/table.md"
 done
+if [ -n "$update" ]; then
+    if [ "$run" = yes ]; then
+        mkdir -p "$results"
+        for scenario in $all; do cp "$work/$scenario.txt" "$results/"; done
+    fi
+    scripts/replace-block.sh "$update" profile <"$work/table.md"
+fi

@@ -238,6 +238,9 @@ pub(crate) struct ReportArguments {
     /// Directory for the plots, made if it is not there; the tables refer to them by it. Without plots: off
     #[arg(long, value_name = "DIR|off", default_value = "plots")]
     pub(crate) plots: PlotsChoice,
+    /// One table with a line for each comparison instead of all figures, and no plots
+    #[arg(long, conflicts_with = "plots")]
+    pub(crate) summary: bool,
 }
 
 /// Where `report` writes its plots.

@@ -7,12 +7,13 @@
 //! Where results have a label `reference`, the scenario is a comparison of many servers: there are ratios to the server
 //! of that name as well, and what was told of a server's command is not repeated.
 //! Servers are compared by [`whole_cost`].
-//! The [`plots`] are of the same groups, and the tables refer to them.
+//! The [`plots`] are of the same groups, and the tables refer to them. The [`summary`] is of the same groups, too.
 
 mod axis;
 mod bars;
 mod chart;
 mod plots;
+mod summary;
 mod whole_cost;
 
 use std::collections::BTreeMap;
@@ -184,6 +185,10 @@ pub(crate) fn run(arguments: &ReportArguments) -> Result<(), crate::Failure> {
     }
     let machine = machine(&results);
     let scenarios = group(results, &arguments.baseline);
+    if arguments.summary {
+        print!("{machine}{}", summary::document(&scenarios));
+        return Ok(());
+    }
     let (plots, directory) = match &arguments.plots {
         PlotsChoice::Off => (Vec::new(), Path::new("")),
         PlotsChoice::Directory(directory) => {
@@ -289,16 +294,21 @@ fn machine(results: &[Value]) -> String {
     format!("{}\n", machines.join("\n"))
 }
 
-fn write_table(text: &mut String, scenario: &Scenario) {
-    let first = &scenario.series[0];
-    let all = match scenario.mode() {
+/// The figures of a mode; the first is what servers are compared by.
+fn columns_of(mode: &str) -> &'static [Column] {
+    match mode {
         "fanout" => FANOUT,
         "echo" => ECHO,
         "connect" => CONNECT,
         "storm" => STORM,
         "verify" => VERIFY,
         _ => IDLE,
-    };
+    }
+}
+
+fn write_table(text: &mut String, scenario: &Scenario) {
+    let first = &scenario.series[0];
+    let all = columns_of(scenario.mode());
     let is_known =
         |column: &&Column| scenario.series.iter().any(|series| !values(series, column.pointer).is_empty());
     let columns: Vec<&Column> = all.iter().filter(is_known).collect();
@@ -376,6 +386,16 @@ fn ratio(series: &Series, baseline: &Series, pointer: &str) -> String {
     if series.server == baseline.server {
         return "1".into();
     }
+    match pairs(series, baseline, pointer) {
+        Some(spread) => {
+            format!("**{:.3}** ({:.3}–{:.3})", spread.median, spread.least, spread.greatest)
+        }
+        None => "–".into(),
+    }
+}
+
+/// The ratios of runs of the same pass.
+fn pairs(series: &Series, baseline: &Series, pointer: &str) -> Option<Spread> {
     let by_pass = |series: &Series| -> BTreeMap<String, f64> {
         let entry = |result: &Value| {
             Some((result["labels"]["pass"].as_str()?.to_owned(), result.pointer(pointer)?.as_f64()?))
@@ -384,12 +404,7 @@ fn ratio(series: &Series, baseline: &Series, pointer: &str) -> String {
     };
     let reference = by_pass(baseline);
     let ratios = by_pass(series).into_iter().filter_map(|(pass, value)| Some(value / reference.get(&pass)?));
-    match Spread::of(ratios.filter(|ratio| ratio.is_finite()).collect()) {
-        Some(spread) => {
-            format!("**{:.3}** ({:.3}–{:.3})", spread.median, spread.least, spread.greatest)
-        }
-        None => "–".into(),
-    }
+    Spread::of(ratios.filter(|ratio| ratio.is_finite()).collect())
 }
 
 /// Three significant digits.

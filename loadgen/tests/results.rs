@@ -1,4 +1,4 @@
-//! What RESULTS.md shows of the measurements is what the raw results in bench/results give.
+//! What RESULTS.md and the tables show of the measurements is what the raw results in bench/results give.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ struct Suite {
     order: &'static str,
     scenarios: &'static str,
     results: &'static str,
-    /// Plots as RESULTS.md refers to them.
+    /// The plots, which the tables show.
     plots: &'static str,
     /// The block in RESULTS.md.
     begin: &'static str,
@@ -78,13 +78,18 @@ fn plots_in(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The block of `suite` in RESULTS.md, without the empty lines around it.
-fn block<'a>(suite: &Suite, results: &'a str) -> &'a str {
+/// What stands between two lines of RESULTS.md, without the empty lines around it.
+fn between<'a>(results: &'a str, begin: &str, end: &str) -> &'a str {
     results
-        .split_once(suite.begin)
-        .and_then(|(_, rest)| rest.split_once(suite.end))
+        .split_once(begin)
+        .and_then(|(_, rest)| rest.split_once(end))
         .map(|(block, _)| block.trim())
-        .unwrap_or_else(|| panic!("RESULTS.md has no {}", suite.begin))
+        .unwrap_or_else(|| panic!("RESULTS.md has no {begin}"))
+}
+
+/// The block of `suite` in RESULTS.md.
+fn block<'a>(suite: &Suite, results: &'a str) -> &'a str {
+    between(results, suite.begin, suite.end)
 }
 
 #[test]
@@ -101,35 +106,81 @@ fn tables_and_plots_of_the_peers_agree_with_the_raw_results() {
     }
 }
 
+/// What `loadgen report` prints of the results of `suite`, run in `work`.
+fn report(suite: &Suite, arguments: &[&str], work: &Path) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .arg("report")
+        .args(arguments)
+        .args(result_files(suite))
+        .current_dir(work)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn assert_same_lines(shown: &str, made: &str, what: &str) {
+    for (line, (shown, made)) in shown.trim().lines().zip(made.trim().lines()).enumerate() {
+        assert_eq!(shown, made, "line {line} of {what}");
+    }
+    assert_eq!(shown.trim().lines().count(), made.trim().lines().count(), "length of {what}");
+}
+
 #[track_caller]
 fn assert_agrees(suite: &Suite) {
     let Suite { plots, remedy, .. } = suite;
     let name = format!("loadgen-results-{}-{}", suite.order, std::process::id());
     let work = std::env::temp_dir().join(name);
     fs::create_dir_all(&work).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["report", "--plots", plots])
-        .args(result_files(suite))
-        .current_dir(&work)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let made = String::from_utf8(output.stdout).unwrap();
 
     let results = read(&root().join("RESULTS.md"));
-    let block = block(suite, &results);
-    for (line, (shown, made)) in block.lines().zip(made.trim().lines()).enumerate() {
-        assert_eq!(shown, made, "line {line} of the block in RESULTS.md; {remedy}");
-    }
-    assert_eq!(block.lines().count(), made.trim().lines().count(), "length of the block; {remedy}");
-    let tables = read(&root().join(suite.results).join("tables.md"));
-    assert_eq!(tables.trim(), block.replace(&format!("]({plots}/"), "](plots/"), "tables.md; {remedy}");
+    let summary = report(suite, &["--summary"], &work);
+    assert_same_lines(block(suite, &results), &summary, &format!("the block in RESULTS.md; {remedy}"));
 
-    let (shown, made) = (root().join(plots), work.join(plots));
+    let tables = read(&root().join(suite.results).join("tables.md"));
+    assert_same_lines(&tables, &report(suite, &["--plots", "plots"], &work), &format!("tables.md; {remedy}"));
+
+    let (shown, made) = (root().join(plots), work.join("plots"));
     assert_eq!(plots_in(&shown), plots_in(&made), "files in {plots}; {remedy}");
     for name in plots_in(&made) {
         assert!(read(&shown.join(&name)) == read(&made.join(&name)), "{plots}/{name} differs; {remedy}");
-        assert!(block.contains(&format!("]({plots}/{name})")), "RESULTS.md does not show {name}");
+        assert!(tables.contains(&format!("](plots/{name})")), "tables.md does not show {name}");
     }
     fs::remove_dir_all(&work).unwrap();
+}
+
+/// The scripts of the other tables make them of their raw results without a run.
+#[test]
+fn other_tables_agree_with_their_raw_results() {
+    for (script, name) in [("profile.sh", "profile"), ("bench-codec.sh", "codec")] {
+        let path = root().join("scripts").join(script);
+        let output = Command::new(&path).arg("--no-run").output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        let made = String::from_utf8(output.stdout).unwrap();
+        assert!(made.lines().count() > 5, "{script}: {made}");
+        let results = read(&root().join("RESULTS.md"));
+        let shown = between(&results, &format!("<!-- {name}:begin -->"), &format!("<!-- {name}:end -->"));
+        assert_same_lines(
+            shown,
+            &made,
+            &format!("the table of {script}; its --no-run --update RESULTS.md helps"),
+        );
+    }
+}
+
+/// Files that RESULTS.md refers to are there.
+#[test]
+fn links_of_results_lead_somewhere() {
+    let results = read(&root().join("RESULTS.md"));
+    let targets: Vec<&str> = results
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target)
+        .collect();
+    assert!(!targets.is_empty());
+    for target in targets.iter().filter(|target| !target.starts_with('#') && !target.contains("://")) {
+        assert!(root().join(target).exists(), "{target}");
+    }
 }
