@@ -86,7 +86,14 @@ benchmarks() {
         --results "$work/results" fanout-100-w1 open-loop-1k shards-1k-oversubscribed echo-100 connect-1k-rival idle-1k \
         >"$work/bench.out" || return 1
     grep -q '^|' "$work/results/tables.md" || return 1
+    SERVER_CPU=$server_cpu LOADGEN_CPU=$loadgen_cpu CARGO_TARGET_DIR=$target scripts/bench-service.sh --no-build --quick \
+        --results "$work/service" || return 1
     bench/large_broadcasts.py "$target/release/corecast" 100 50000 5 || return 1
+    if command -v valgrind >/dev/null; then
+        CARGO_TARGET_DIR=$target scripts/count-instructions.sh --no-build echo || return 1
+    else
+        echo "SKIPPED: scripts/count-instructions.sh needs valgrind"
+    fi
     if ! perf record --quiet --output "$work/perf.data" true 2>/dev/null; then
         echo "SKIPPED: scripts/profile.sh needs perf, and leave to use it"
         return

@@ -86,6 +86,7 @@ const CONNECT: &[Column] = &[
     column("ksoftirqd's CPU, % of a core", "/figures/ksoftirqd_cpu_percent", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];
+const IDLE_CPU: Column = column("server CPU, % of a core", "/figures/server_cpu_percent", Format::Number);
 const IDLE: &[Column] = &[
     column("server RSS, bytes per connection", "/figures/server_rss_bytes_per_connection", Format::Number),
     column(
@@ -99,7 +100,7 @@ const IDLE: &[Column] = &[
         Format::Count,
     ),
     column("RSS before the first connection, MiB", "/figures/server_rss_mib_before_connect", Format::Number),
-    column("server CPU, % of a core", "/figures/server_cpu_percent", Format::Number),
+    IDLE_CPU,
     column("ksoftirqd's CPU, % of a core", "/figures/ksoftirqd_cpu_percent", Format::Number),
     column("others' CPU, % of a core", "/figures/other_cpu_percent", Format::Number),
 ];

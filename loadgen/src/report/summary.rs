@@ -1,12 +1,12 @@
 //! The whole of a suite at a glance: `report --summary`.
 //!
 //! One line for each server that is compared with another, with the first figure of its mode and the median ratio of the
-//! pairs. Comparisons of many servers are one table, a line for each scenario and a column for each server, which has
-//! multiples of the reference's figure.
+//! pairs; where all servers of idle connections have something to do, with their CPU as well. Comparisons of many servers
+//! are one table, a line for each scenario and a column for each server, which has multiples of the reference's figure.
 
 use std::fmt::Write;
 
-use super::{Scenario, Series, Spread, columns_of, digits, pairs, values};
+use super::{Column, IDLE_CPU, Scenario, Series, Spread, columns_of, digits, pairs, values};
 
 /// The tables of all scenarios.
 pub(super) fn document(scenarios: &[Scenario]) -> String {
@@ -29,8 +29,7 @@ pub(super) fn document(scenarios: &[Scenario]) -> String {
 fn write_pairs(text: &mut String, scenarios: &[&Scenario]) {
     text.push_str("\n| scenario | figure | server | median | ratio | beside | its median | failed runs |\n");
     text.push_str("|---|---|---|---|---|---|---|---|\n");
-    for scenario in scenarios {
-        let Some((title, pointer)) = figure(scenario) else { continue };
+    for (scenario, Column { title, pointer, .. }) in scenarios.iter().flat_map(|scenario| figures(scenario)) {
         let (first, others) = (&scenario.series[0], &scenario.series[1..]);
         if others.is_empty() {
             let (median, failed) = (median(first, pointer), failures(&[first]));
@@ -62,8 +61,7 @@ fn write_comparison(text: &mut String, reference: &str, scenarios: &[&Scenario])
     }
     let _ = writeln!(text, "\n| scenario | figure | {reference} has | {} |", servers.join(" | "));
     let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(servers.len()));
-    for scenario in scenarios {
-        let Some((title, pointer)) = figure(scenario) else { continue };
+    for (scenario, Column { title, pointer, .. }) in scenarios.iter().flat_map(|scenario| figures(scenario)) {
         let find = |server: &str| scenario.series.iter().find(|series| series.server == server);
         let Some(compared) = find(reference) else { continue };
         let _ = write!(text, "| {} | {title} | **{}** |", scenario.name, median(compared, pointer));
@@ -83,10 +81,15 @@ fn write_comparison(text: &mut String, reference: &str, scenarios: &[&Scenario])
 }
 
 /// What servers of a scenario are compared by.
-fn figure(scenario: &Scenario) -> Option<(&'static str, &'static str)> {
-    let is_known = |pointer: &str| scenario.series.iter().any(|series| !values(series, pointer).is_empty());
-    let column = columns_of(scenario.mode()).iter().find(|column| is_known(column.pointer))?;
-    Some((column.title, column.pointer))
+fn figures(scenario: &Scenario) -> impl Iterator<Item = (&Scenario, &'static Column)> {
+    let is_known =
+        |column: &&Column| scenario.series.iter().any(|series| !values(series, column.pointer).is_empty());
+    let first = columns_of(scenario.mode()).iter().find(is_known);
+    // Nobody is a multiple of nothing.
+    let is_at_work =
+        |series: &Series| Spread::of(values(series, IDLE_CPU.pointer)).is_some_and(|cpu| cpu.least > 0.0);
+    let cpu = (scenario.mode() == "idle" && scenario.series.iter().all(is_at_work)).then_some(&IDLE_CPU);
+    first.into_iter().chain(cpu).map(move |column| (scenario, column))
 }
 
 fn median(series: &Series, pointer: &str) -> String {
@@ -150,6 +153,22 @@ mod tests {
         results[3]["passed"] = json!(false);
         let text = document(&group(results, "floor"));
         assert!(text.contains("| **0.62** (0.50–0.75) | floor | 4.00 | 1 of 6 |"), "{text}");
+    }
+
+    #[test]
+    fn of_idle_connections_the_cpu_is_told_if_all_have_some() {
+        let idle = |server: &str, cpu: f64| {
+            let mut result = result("idle", server, 1, 0.0);
+            result["mode"] = json!("idle");
+            result["figures"] =
+                json!({ "server_rss_bytes_per_connection": 100.0, "server_cpu_percent": cpu });
+            result
+        };
+        let text = document(&group(vec![idle("floor", 0.0), idle("corecast", 0.5)], "floor"));
+        assert_eq!(text.trim().lines().count(), 3, "{text}");
+        let text = document(&group(vec![idle("floor", 2.0), idle("corecast", 0.5)], "floor"));
+        let last = "| idle | server CPU, % of a core | corecast | **0.500** | **0.25** | floor | 2.00 | 0 |";
+        assert_eq!(text.trim().lines().last(), Some(last), "{text}");
     }
 
     #[test]
