@@ -120,7 +120,9 @@ for scenario in ${chosen:-$all}; do
     if [ "$top" -gt 0 ]; then
         callgrind_annotate "$work/$((2 * rounds)).1" 2>/dev/null |
             awk -v OFS='  ' '
-                /^ *[0-9,]+ +\( *[0-9.]+%\) .*:/ {
+                / file:function *$/ { in_list = 1 }
+                in_list && /^$/ { in_list = 0 }
+                in_list && /^ *[0-9,]+ +\( *[0-9.]+%\) / {
                     count = $1; gsub(/,/, "", count)
                     sub(/^[^)]*\) +[^:]*:/, ""); sub(/ \[[^\]]*\]$/, "")
                     counts[$0] += count
