@@ -12,6 +12,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
 server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
@@ -19,11 +22,6 @@ port=${BENCH_FIRST_PORT:-19700}
 passes=5
 build=yes
 server_pid=""
-
-fail() {
-    echo "bench-loadgen.sh: $1" >&2
-    exit 2
-}
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -34,7 +32,7 @@ while [ $# -gt 0 ]; do
         ;;
     --no-build) build=no ;;
     -h | --help)
-        sed -n '2,/^set/p' "$0" | sed -n 's/^# \{0,1\}//p'
+        show_help
         exit 0
         ;;
     *) fail "$1: unknown option (see --help)" ;;

@@ -13,6 +13,9 @@ set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")/.."
 
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
 server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
@@ -20,11 +23,6 @@ results=bench/results/service
 build=yes
 quick=no
 chosen=no
-
-fail() {
-    echo "bench-service.sh: $1" >&2
-    exit 2
-}
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -37,7 +35,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     -h | --help)
-        sed -n '2,/^set/p' "$0" | sed -n 's/^# \{0,1\}//p'
+        show_help
         exit 0
         ;;
     *) fail "$1: unknown option (see --help)" ;;
@@ -65,14 +63,10 @@ start() {
     taskset -c "$server_cpu" "$binaries/corecast" --listen 127.0.0.1:0 --control 127.0.0.1:0 --cpus "$server_cpu" \
         --client-publish --drain-window 0ms "$@" >"$work/server.out" 2>"$work/server.err" &
     server=$!
-    for _ in $(seq 100); do
-        url=$(grep -om1 'ws://[0-9.]*:[0-9]*' "$work/server.out" || true)
-        control=$(grep -om1 'http://[0-9.]*:[0-9]*' "$work/server.out" || true)
-        if [ -n "$url" ] && [ -n "$control" ]; then return 0; fi
-        sleep 0.1
-    done
-    cat "$work/server.err" >&2
-    fail "corecast did not start"
+    wait_for_address ws "$server" "$work"
+    url=$address
+    wait_for_address http "$server" "$work"
+    control=$address
 }
 
 stop() {

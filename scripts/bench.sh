@@ -28,6 +28,9 @@ set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")/.."
 
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
 server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
@@ -50,11 +53,6 @@ server_pid=""
 rival_pid=""
 failed=0
 missing=""
-
-fail() {
-    echo "bench.sh: $1" >&2
-    exit 2
-}
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -83,7 +81,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     -h | --help)
-        sed -n '2,/^set/p' "$0" | sed -n 's/^# \{0,1\}//p'
+        show_help
         exit 0
         ;;
     -*) fail "$1: unknown option (see --help)" ;;

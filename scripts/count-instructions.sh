@@ -15,6 +15,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
 binaries=${CARGO_TARGET_DIR:-target}/release
 server=$binaries/corecast
 port=${BENCH_FIRST_PORT:-19950}
@@ -22,11 +25,6 @@ build=yes
 top=0
 chosen=""
 all="fanout echo connect"
-
-fail() {
-    echo "count-instructions.sh: $1" >&2
-    exit 2
-}
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -42,7 +40,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     -h | --help)
-        sed -n '2,/^set/p' "$0" | sed -n 's/^# \{0,1\}//p'
+        show_help
         exit 0
         ;;
     -*) fail "$1: unknown option (see --help)" ;;
@@ -119,7 +117,7 @@ for scenario in ${chosen:-$all}; do
         'BEGIN { printf "%-8s %.0f instructions for %s\n", scenario, (more - less) / count, name }'
     if [ "$top" -gt 0 ]; then
         callgrind_annotate "$work/$((2 * rounds)).1" 2>/dev/null |
-            awk -v OFS='  ' '
+            awk '
                 / file:function *$/ { in_list = 1 }
                 in_list && /^$/ { in_list = 0 }
                 in_list && /^ *[0-9,]+ +\( *[0-9.]+%\) / {

@@ -19,6 +19,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
 server_cpu=${SERVER_CPU:-0}
 loadgen_cpu=${LOADGEN_CPU:-1}
 binaries=${CARGO_TARGET_DIR:-target}/release
@@ -31,11 +34,6 @@ seconds=8
 top=0
 chosen=""
 all="fanout-1k fanout-10k fanout-1k-w50 echo connect"
-
-fail() {
-    echo "profile.sh: $1" >&2
-    exit 2
-}
 
 number() {
     [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 ${2:-}: expected a number"
@@ -66,7 +64,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     -h | --help)
-        sed -n '2,/^set/p' "$0" | sed -n 's/^# \{0,1\}//p'
+        show_help
         exit 0
         ;;
     -*) fail "$1: unknown option (see --help)" ;;
@@ -102,14 +100,8 @@ start_server() {
     setarch -R taskset -c "$server_cpu" "$server" --listen 127.0.0.1:0 --control off --client-publish --echo \
         --keepalive 30s --drain-window 0ms --cpus "$server_cpu" >"$work/server.out" 2>"$work/server.err" &
     server_pid=$!
-    url=""
-    for _ in $(seq 100); do
-        url=$(grep -om1 'ws://[0-9.]*:[0-9]*' "$work/server.out" || true)
-        [ -z "$url" ] || return 0
-        sleep 0.1
-    done
-    cat "$work/server.err" >&2
-    fail "corecast did not start"
+    wait_for_address ws "$server_pid" "$work"
+    url=$address
 }
 
 stop_server() {
