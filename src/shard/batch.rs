@@ -240,3 +240,55 @@ impl Drop for Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::ring::Completions;
+    use super::*;
+
+    #[test]
+    fn what_the_next_batch_goes_on_to_hold_is_sent_from_it() {
+        let (mut ring, mut batch) = (Ring::new().unwrap(), Batch::default());
+        let (near, mut far) = UnixStream::pair().unwrap();
+        batch.hold(Payload::Shared(Rc::from(&b"gone"[..])));
+        let mut kept = batch.hold(Payload::Shared(Rc::from(&b"kept"[..])));
+        let number = batch.number();
+        batch.release_all_but([&mut kept]);
+        assert_ne!(batch.number(), number);
+        assert_eq!(kept.length(), 4);
+        assert!(matches!(batch.payload(kept.payload()), Payload::Shared(bytes) if **bytes == *b"kept"));
+        batch.stage(&mut ring, 0, &kept, near.as_fd());
+        assert!(batch.is_staged());
+        ring.submit(&mut Completions::default()).unwrap();
+        batch.submitted(&mut ring);
+        batch.release();
+        drop(near);
+        let mut sent = Vec::new();
+        far.read_to_end(&mut sent).unwrap();
+        assert_eq!(sent, b"kept");
+    }
+
+    #[test]
+    #[should_panic(expected = "a payload is staged in the batch that holds it")]
+    fn what_has_been_let_go_of_is_not_staged() {
+        let (mut ring, mut batch) = (Ring::new().unwrap(), Batch::default());
+        let (near, _far) = UnixStream::pair().unwrap();
+        let held = batch.hold(Payload::Shared(Rc::from(&b"gone"[..])));
+        batch.release();
+        batch.stage(&mut ring, 0, &held, near.as_fd());
+    }
+
+    #[test]
+    #[should_panic(expected = "the arena is cleared only between batches")]
+    fn bytes_that_a_payload_refers_to_are_not_cleared() {
+        let (mut batch, mut arena) = (Batch::default(), Arena::default());
+        let span = arena.append(b"still ", b"held");
+        batch.hold_arena(&mut arena);
+        batch.hold(Payload::Direct(span));
+        batch.clear_arena();
+    }
+}
